@@ -1,0 +1,1 @@
+"""The HTTP control plane and its client. Reads the controller's reports, posts requests; reaches into nothing."""

@@ -1,0 +1,19 @@
+"""Where a ready worker can be reached: what the lifecycle hands to the data plane."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A ready worker's address. `api_key` is random for each start and never shown."""
+
+    model: str
+    host: str
+    port: int
+    api_key: str = field(repr=False)
+    capabilities: frozenset[str] = frozenset()
+
+    @property
+    def base_url(self) -> str:
+        """The URL that paths are appended to, without a trailing slash."""
+        return f"http://{self.host}:{self.port}"

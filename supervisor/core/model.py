@@ -1,0 +1,169 @@
+"""The nouns every part of the supervisor speaks in: signals, rungs, readings, samples, models, orders.
+
+Values only. Times are seconds of one monotonic clock, percentages 0 to 100, memory in bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
+
+class Signal(StrEnum):
+    """What is measured and kept under limits."""
+
+    CPU = "cpu"
+    MEMORY = "memory"
+    GPU = "gpu"
+    GPU_MEMORY = "gpu_memory"
+
+
+class Rung(IntEnum):
+    """How far up the ladder a signal, or the host, is (seed section 2.1)."""
+
+    NORMAL = 0
+    WARN = 1
+    SHRINK = 2
+    PAUSE = 3
+    UNLOAD = 4
+
+    @property
+    def label(self) -> str:
+        """The rung's name in status, logs and metrics."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A value that was read at `at`."""
+
+    value: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The value could not be read at `at`; never counts as 0 or 100."""
+
+    reason: str
+    at: float
+
+
+Reading = Known | Missing
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """One GPU as NVML shows it, in PCI order."""
+
+    uuid: str
+    index: int
+    name: str
+    utilisation: Reading
+    memory: Reading
+    memory_used: int
+    memory_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One raw look at the host.
+
+    `cpu` is the busy share since the previous look; `memory` the fullest of the host and its limited cgroups;
+    `memory_used` and `memory_limit` are the bytes behind it. `gpu` and `gpu_memory` are the fullest device's.
+    """
+
+    at: float
+    cpu: Reading
+    memory: Reading
+    gpu: Reading
+    gpu_memory: Reading
+    devices: tuple[GpuDevice, ...] = ()
+    memory_used: int = 0
+    memory_limit: int = 0
+    cores: float = 1.0
+    swap_percent: float | None = None
+    pressure: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    def reading(self, signal: Signal) -> Reading:
+        """The reading of one signal."""
+        reading: Reading = getattr(self, signal.value)
+        return reading
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUse:
+    """What the processes of one worker use, all of its process group together."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    gpu_memory_bytes: int = 0
+
+
+class ModelState(StrEnum):
+    """Where a model's worker is in its life."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+
+
+# States in which a process of the model exists and holds memory.
+LIVE_STATES = frozenset({ModelState.STARTING, ModelState.READY, ModelState.DRAINING, ModelState.STOPPING})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model as the decisions see it: its worker, its memory and the requests for it.
+
+    `device` is "cpu" or the GPU's UUID; `inflight` counts inputs at the worker and `leases` requests that hold it;
+    `estimate` is the memory a load is expected to take on that device, None while nothing is known.
+    """
+
+    name: str
+    state: ModelState
+    pinned: bool = False
+    device: str = "cpu"
+    memory_bytes: int = 0
+    estimate: int | None = None
+    queued: int = 0
+    inflight: int = 0
+    leases: int = 0
+    oldest_wait: float = 0.0
+    uses: int = 0
+    ready_since: float | None = None
+    load_seconds: float | None = None
+    wanted: bool = False
+
+    @property
+    def cold(self) -> bool:
+        """Ready, with nothing queued, nothing in flight and no lease: it can go without anyone noticing."""
+        return self.state is ModelState.READY and not (self.queued or self.inflight or self.leases)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOrders:
+    """What the dispatcher may do for one model until it is told otherwise."""
+
+    open: bool = True
+    batch_size: int = 16
+    window: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """The state the data plane is to be in: recomputed every tick, applied as it is.
+
+    `paused` is the host-wide gate. `trickle` lets one part of `trickle_size` inputs of the oldest request pass closed
+    gates, once for each time these orders are given ("never dead").
+    """
+
+    paused: bool = False
+    reason: str | None = None
+    lanes: Mapping[str, LaneOrders] = field(default_factory=lambda: MappingProxyType({}))
+    trickle: bool = False
+    trickle_size: int = 1

@@ -1,0 +1,1 @@
+"""The HTTP data plane: gate, dispatcher, pass-through, refusals. Knows no processes."""

@@ -1,0 +1,1 @@
+"""Worker processes: command line, spawn, readiness, signals, logs. Knows no thresholds."""
