@@ -1,1 +1,1 @@
-"""The HTTP control plane and its client. Reads the controller's reports, posts requests; reaches into nothing."""
+"""The control plane: HTTP API, metrics and a status page. Reads reports and posts requests; decides nothing."""

@@ -1,0 +1,50 @@
+"""Keeps web pages out: the admin listener has no token, so what a browser can be tricked into sending is refused.
+
+Two checks. The Host must be this machine's own name for itself, else a page whose name was pointed at 127.0.0.1 (DNS
+rebinding) could read everything. A call that changes something and names an Origin must name this very listener.
+"""
+
+import ipaddress
+
+# Probes come by whatever name the prober knows, and learn only yes or no.
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def refusal(method: str, path: str, host: str | None, origin: str | None, listen_host: str) -> tuple[str, str] | None:
+    """(reason, message) when the call must not be answered, else None. `host` and `origin` are the headers' values."""
+    if path in OPEN_PATHS:
+        return None
+    if host is not None and not host_allowed(host, listen_host):  # no browser leaves Host out
+        return "forbidden_host", f"the Host {host!r} is not an address of this listener: use localhost or {listen_host}"
+    if method not in SAFE_METHODS and origin is not None and not same_origin(origin, host):
+        return "forbidden_origin", f"a page from {origin!r} may not change anything here"
+    return None
+
+
+def host_allowed(host: str, listen_host: str) -> bool:
+    """Whether this Host header is a loopback name, or the address that is listened on.
+
+    A listener on all addresses can't know its names; numeric ones are let in, as a rebound name is never numeric.
+    """
+    name = _without_port(host)
+    if name in ("localhost", listen_host.strip("[]").lower()):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+        wildcard = ipaddress.ip_address(listen_host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+    return address.is_loopback or wildcard
+
+
+def same_origin(origin: str, host: str | None) -> bool:
+    """Whether an Origin header names the host that was called."""
+    _, separator, authority = origin.partition("://")
+    return bool(separator) and host is not None and authority.lower() == host.lower()
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].rstrip(".").lower()

@@ -1,0 +1,69 @@
+"""The admin listener: starts and ends with the daemon, holds the event streams' feed.
+
+The address it is given is already checked; a port that is taken is refused in one line.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from aiohttp import web
+
+from supervisor.admin.api import Api
+from supervisor.admin.control import Control
+from supervisor.admin.events import EventStreams
+from supervisor.errors import StartError
+from supervisor.metrics import Metrics
+
+# How long requests under way get when the daemon ends; those that wait for a model are not going to see it.
+CLOSE_SECONDS = 1.0
+# How long the rest of a body is still read after a refusal, so that the client gets to read why.
+LINGER_SECONDS = 1.0
+
+
+class AdminServer:
+    """`GET /healthz … POST /api/v1/reload` on one address."""
+
+    def __init__(self, control: Control, metrics: Metrics, host: str, port: int) -> None:
+        self._host = host.strip("[]")
+        self._port = port
+        self._streams = EventStreams(control)
+        self._api = Api(control, metrics, self._streams, self._host)
+        self._runner: web.AppRunner | None = None
+        self._feed: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on: the one asked for, or the kernel's choice when that was 0."""
+        if self._runner is not None and self._runner.addresses:
+            return int(self._runner.addresses[0][1])
+        return self._port
+
+    async def start(self) -> None:
+        """Listen. Raises StartError when the address can't be had."""
+        self._runner = web.AppRunner(
+            self._api.application(),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=CLOSE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+        )
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port, reuse_address=True).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise StartError(
+                f"admin.listen {self._host}:{self._port}: {error.strerror or error}; "
+                "stop what listens there, or set another admin.listen"
+            ) from error
+        self._feed = asyncio.create_task(self._streams.run(), name="admin: event streams")
+
+    async def close(self) -> None:
+        """End the event streams, give requests under way a moment, listen no longer."""
+        self._streams.close()
+        if self._feed is not None:
+            self._feed.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._feed
+        if self._runner is not None:
+            await self._runner.cleanup()

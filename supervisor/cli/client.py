@@ -1,0 +1,146 @@
+"""How a command reaches the daemon: where its admin listener is, one HTTP call, and errors in one line.
+
+Standard library only and imported late: a look at the status must not wait for a web framework to load.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+DEFAULT_ADDRESS = "http://127.0.0.1:7998"
+DEFAULT_CONFIG = "/etc/infinity-supervisor/supervisor.yaml"
+ENVIRONMENT = "INFINITY_SUPERVISOR_ADMIN"
+LOOK_SECONDS = 10.0  # for what the daemon answers at once
+# For what waits for an outcome. The daemon has limits of its own and says so; this one only ends a dead connection.
+ACT_SECONDS = 3600.0
+
+
+class CallFailed(Exception):
+    """The daemon was not reached, or refused; the text is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a daemon's admin listener is: a unix socket's path, or a host and a port."""
+
+    text: str
+    host: str = "localhost"
+    port: int = 0
+    path: str | None = None
+
+
+def parse(text: str) -> Address:
+    """`http://HOST:PORT` or `unix:PATH`. Raises ValueError, fit for a user, for anything else."""
+    allowed = "allowed: http://HOST:PORT or unix:PATH"
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path:
+            raise ValueError(f"{text!r} names no path; {allowed}")
+        return Address(text, path=path)
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}; {allowed}") from error
+    if url.scheme != "http" or not url.hostname or url.path not in ("", "/") or url.query or url.username:
+        raise ValueError(f"{text!r} is no admin address; {allowed}")
+    return Address(text.rstrip("/"), host=url.hostname, port=80 if port is None else port)
+
+
+def default_address(config: str = DEFAULT_CONFIG) -> Address:
+    """The admin address in the config at its default path, or the default one when there is none that can be read."""
+    if not os.access(config, os.R_OK):
+        return parse(DEFAULT_ADDRESS)
+    import yaml
+
+    try:
+        with open(config, "rb") as file:
+            listen = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["admin"]["listen"]
+        host, _, port = str(listen).rpartition(":")
+        return parse(f"http://{_reachable(host)}:{int(port)}")
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return parse(DEFAULT_ADDRESS)  # what is wrong with that file, `check-config` tells; here it names no address
+
+
+def _reachable(host: str) -> str:
+    """Where a listener on all addresses can be reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket's path."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Daemon:
+    """The daemon behind one address; every call is a connection of its own."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    def get(self, path: str) -> Any:
+        """A look; the parsed answer."""
+        return self._call("GET", path, None, LOOK_SECONDS)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """An act; returns its outcome when that is known."""
+        return self._call("POST", path, body, ACT_SECONDS)
+
+    def act_on(self, model: str, action: str) -> Any:
+        """Load, unload or restart a model, whatever is in its name."""
+        return self.post(f"/api/v1/models/{quote(os.fsencode(model), safe='')}/{action}")
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+        address = self.address
+        connection = (
+            HTTPConnection(address.host, address.port, timeout=timeout)
+            if address.path is None
+            else _UnixConnection(address.path, timeout)
+        )
+        content = None if body is None else json.dumps(body)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            connection.request(method, path, content, headers)
+            response = connection.getresponse()
+            status, raw = response.status, response.read()
+        except TimeoutError as error:
+            raise CallFailed(f"the daemon at {address.text} gave no answer in {timeout:g} s: see its log") from error
+        except OSError as error:
+            raise CallFailed(
+                f"no daemon answers at {address.text} ({error.strerror or error}): start one with "
+                f"`infinity-supervisor run -c FILE`, or name its address with --admin or {ENVIRONMENT}"
+            ) from error
+        except HTTPException as error:
+            raise CallFailed(_stranger(address)) from error
+        finally:
+            connection.close()
+        return _understood(status, raw, address)
+
+
+def _understood(status: int, raw: bytes, address: Address) -> Any:
+    try:
+        answer = json.loads(raw)
+        if status == 200:
+            return answer
+        message = answer["error"]["message"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CallFailed(_stranger(address)) from error
+    raise CallFailed(str(message))
+
+
+def _stranger(address: Address) -> str:
+    return f"what answers at {address.text} is not the admin address of an infinity-supervisor"

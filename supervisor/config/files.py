@@ -1,0 +1,81 @@
+"""The files and programs that settings name: relative paths made absolute, and whether they are there.
+
+The only part of config, besides `load`, that looks at the host.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
+
+from supervisor.config.faults import Problem, shortened
+from supervisor.config.settings import Settings
+
+_PATH_BEGINNINGS = ("/", "./", "../", "~")
+
+
+def is_path(model_id: str) -> bool:
+    """Whether a model's id is a folder rather than an id at the hub."""
+    return model_id.startswith(_PATH_BEGINNINGS) or model_id in (".", "..")
+
+
+def resolved(settings: Settings, folder: FilePath) -> Settings:
+    """The settings with `~` expanded and relative paths counted from `folder`, the config file's."""
+    program, *words = settings.infinity.command
+    if "/" in program:
+        program = _absolute(program, folder)
+    models = tuple(
+        model.model_copy(update={"model_id": _absolute(model.model_id, folder)}) if is_path(model.model_id) else model
+        for model in settings.models
+    )
+    return settings.model_copy(
+        update={
+            "infinity": settings.infinity.model_copy(update={"command": (program, *words)}),
+            "models": models,
+            "state_dir": None if settings.state_dir is None else _absolute(settings.state_dir, folder),
+        }
+    )
+
+
+def problems(settings: Settings) -> Iterator[Problem]:
+    """What resolved settings name and is not there, or is not what it has to be."""
+    program = settings.infinity.command[0]
+    if "/" in program:
+        if not os.path.exists(program):
+            message = f"{_shown(program)} is not there; allowed: a program that is"
+            yield Problem(("infinity", "command", 0), message)
+        elif os.path.isdir(program) or not os.access(program, os.X_OK):
+            message = f"{_shown(program)} can't be executed; allowed: a program that this user may run"
+            yield Problem(("infinity", "command", 0), message)
+    for index, model in enumerate(settings.models):
+        if is_path(model.model_id) and not os.path.isdir(model.model_id):
+            what = "is no folder" if os.path.exists(model.model_id) else "is not there"
+            message = f"{_shown(model.model_id)} {what}; allowed: a folder, or an id at the hub, which begins otherwise"
+            yield Problem(("models", index, "model_id"), message)
+    if settings.state_dir is not None and os.path.exists(settings.state_dir) and not os.path.isdir(settings.state_dir):
+        message = f"{_shown(settings.state_dir)} is no folder; allowed: a folder, which need not be there yet"
+        yield Problem(("state_dir",), message)
+
+
+def remarks(settings: Settings, folder: FilePath, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """What may well be meant as it is, but will not work on this host as things stand."""
+    program = settings.infinity.command[0]
+    path = settings.infinity.env.get("PATH", environ.get("PATH"))
+    if program and "/" not in program and shutil.which(program, path=path) is None:
+        message = f"{_shown(program)} is not in PATH here, and `run` needs it: install it, or write its full path"
+        yield Problem(("infinity", "command", 0), message)
+    for index, model in enumerate(settings.models):
+        if not is_path(model.model_id) and os.path.isdir(os.path.join(folder, model.model_id)):
+            message = f"is taken for an id at the hub; for the folder beside this file write ./{_shown(model.model_id)}"
+            yield Problem(("models", index, "model_id"), message)
+
+
+def _shown(path: str) -> str:
+    return shortened(path if path.isprintable() else repr(path), 250)
+
+
+def _absolute(text: str, folder: FilePath) -> str:
+    """An absolute path, without `..` wherever that names the same file (it does not behind some links)."""
+    joined = os.path.join(folder, os.path.expanduser(text))
+    tidy = os.path.normpath(joined)
+    return tidy if os.path.realpath(tidy) == os.path.realpath(joined) else joined

@@ -1,0 +1,247 @@
+"""The settings as an operator writes them: names, types, bounds and defaults of every key of the YAML.
+
+Values only: relations between keys are `rules`', what follows from what is written is `derive`'s, files are `load`'s.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from supervisor.config.address import Address, parse_address
+from supervisor.config.resource_monitor import ResourceMonitorSettings
+from supervisor.config.section import Lists, Mappings, Section, Texts
+from supervisor.core.model import Signal
+from supervisor.core.policy import BatchPolicy, Policy, ResidencyPolicy
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Environment = Annotated[Mapping[str, str], Mappings]
+GpuUuid = Annotated[
+    str, Field(pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$", examples=["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"])
+]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+
+
+class BatchControllerSettings(Section):
+    """How the batch size follows the load (seed section 3)."""
+
+    min_batch_size: BatchSize = 1
+    """Inputs in a batch at the least. Default 1."""
+
+    max_batch_size: BatchSize = 32
+    """Inputs in a batch at the most; workers are started with it. Default 32, Infinity's own; profiles: small 8,
+    medium 16, large 32, gpu 64."""
+
+    initial_batch_size: BatchSize = 16
+    """Inputs in a batch at the start and after a reset. Unwritten: half of `max_batch_size`. Default 16."""
+
+    increase_threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Ratio 0 to 1 of CPU and memory below which batches may grow. Default 0.7."""
+
+    decrease_threshold: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Ratio 0 to 1 of memory above which batches shrink. Must be above `increase_threshold`. Default 0.85."""
+
+    adjustment_step: BatchSize = 2
+    """Inputs by which the batch size changes at a time. Default 2."""
+
+    adjustment_cooldown: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Seconds between two changes, so that the effect of one is seen before the next. Default 5.0."""
+
+
+class ModelMemoryManagerSettings(Section):
+    """Which models stay in memory (seed section 4)."""
+
+    max_models_in_memory: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many models are loaded at once at the most. Default 3; profiles: small 1, medium 2, large 3, gpu 4."""
+
+    inactive_timeout: Annotated[float, Field(ge=0, le=31_536_000)] = 300.0
+    """Seconds without a request after which a model is unloaded; 0: never. Default 300."""
+
+    cleanup_interval: Annotated[float, Field(ge=0.1, le=3600)] = 60.0
+    """Seconds between two looks for such models. Default 60."""
+
+
+class InfinitySettings(Section):
+    """How an unmodified Infinity is run."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1), Lists] = ("infinity_emb", "v2")
+    """The program and its first arguments: an unmodified Infinity, or a wrapper that runs one. Options are added to it.
+    A program without a slash is looked up in PATH; a relative path counts from this file's folder."""
+
+    env: Environment = Field(default_factory=dict, repr=False)
+    """Environment variables for all workers (HF_HOME, HF_TOKEN, OMP_NUM_THREADS …), besides the supervisor's own
+    environment. Values are text: write numbers in quotes. Default: none."""
+
+    start_timeout: Seconds = 300.0
+    """Seconds without progress after which a starting worker is given up. Default 300: large model, slow disk."""
+
+    drain_timeout: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    """Seconds that work in flight gets to end before its worker is stopped. Default 30."""
+
+    stop_timeout: Seconds = 10.0
+    """Seconds from SIGTERM to SIGKILL. Default 10: a healthy Infinity ends in 1 to 2."""
+
+
+class ModelSettings(Section):
+    """One model: what clients call it, and how its Infinity is started."""
+
+    name: Name
+    """What clients send as "model". Unique, upper and lower case counting as the same; slashes allowed. Required."""
+
+    aliases: Annotated[tuple[Name, ...], Lists] = ()
+    """Further names for it, as unique as names are. Default: none."""
+
+    model_id: Annotated[str, Field(min_length=1)]
+    """The model's folder (begins with /, ./, ../ or ~; relative ones count from this file's folder) or its id at the
+    hub. Required."""
+
+    engine: Literal["torch", "ctranslate2", "optimum", "neuron", "debugengine"] = "torch"
+    """Infinity's engine. Default torch; debugengine answers lengths without a model, for tests."""
+
+    device: Literal["cpu", "cuda", "mps", "tensorrt", "xla", "auto"] = "cpu"
+    """Where it computes. Default cpu: nobody's GPU is taken unasked."""
+
+    device_id: Annotated[int, Field(ge=0, le=1023)] | GpuUuid | None = None
+    """Which GPU: its index in PCI order, as nvidia-smi lists them, or its UUID (GPU-…). Default null:
+    Infinity's way, a copy of the model on every GPU there is."""
+
+    args: Texts = ()
+    """More options of `infinity_emb v2`, as they are, one list item a word. Those that the supervisor sets itself are
+    refused. Default: none."""
+
+    env: Environment = Field(default_factory=dict, repr=False)
+    """Environment variables for this model's worker, over those of `infinity.env`. Default: none."""
+
+    preload: bool = True
+    """Load it at the start, in the order written, as far as `max_models_in_memory` allows; false: at its first request.
+    Default true."""
+
+    pinned: bool = False
+    """Never unload it on the supervisor's own account. Default false."""
+
+    memory_gb: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """Memory that it needs once loaded, in GiB (1024³ bytes), on the device it computes on. Default null: learned."""
+
+
+class QueueSettings(Section):
+    """Bounds of what waits in the supervisor; beyond them requests are refused with 429."""
+
+    max_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
+    """Requests that may wait. Default 2048."""
+
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Bytes of the bodies that may wait. Default null: the smaller of 256 MiB and 2 % of memory."""
+
+    max_wait: Seconds = 60.0
+    """Seconds that a request for a ready model may wait until its first part leaves. Default 60."""
+
+
+class ProxySettings(Section):
+    """The data plane, which clients talk to."""
+
+    listen: Annotated[str, Field(examples=["127.0.0.1:7997"])] = "127.0.0.1:7997"
+    """HOST:PORT; port 0 takes any free one. Default 127.0.0.1:7997: Infinity's own port, so clients need no change."""
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 67_108_864
+    """Bytes of a request's body at the most; larger ones get 413. Default 64 MiB."""
+
+    queue: Annotated[QueueSettings, Mappings] = QueueSettings()
+    """Bounds of what waits."""
+
+    @property
+    def address(self) -> Address:
+        """`listen`, parsed."""
+        return parse_address(self.listen)
+
+
+class AdminSettings(Section):
+    """The control plane: status, metrics, orders."""
+
+    listen: Annotated[str, Field(examples=["127.0.0.1:7998"])] = "127.0.0.1:7998"
+    """HOST:PORT on loopback, for whoever reaches it may give orders; port 0 takes any free one.
+    Default 127.0.0.1:7998."""
+
+    @property
+    def address(self) -> Address:
+        """`listen`, parsed."""
+        return parse_address(self.listen)
+
+
+class LoggingSettings(Section):
+    """The supervisor's own log, the workers' output included."""
+
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    """The least that is logged. Default info."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    """`json`: an object a line; `console`: for people; `auto`, the default: console on a terminal, else json."""
+
+
+class Settings(Section):
+    """All settings of one supervisor."""
+
+    profile: Literal["small", "medium", "large", "gpu"] | None = None
+    """A set of defaults by the size of the host (seed section 7.2): small (2 cores, 4 GB), medium (4, 8), large (8, 16
+    and more), gpu. A key that is written wins. Default null: as large."""
+
+    resource_monitor: Annotated[ResourceMonitorSettings, Mappings] = ResourceMonitorSettings()
+    """What is measured, and the limits."""
+
+    batch_controller: Annotated[BatchControllerSettings, Mappings] = BatchControllerSettings()
+    """How the batch size follows the load."""
+
+    model_memory_manager: Annotated[ModelMemoryManagerSettings, Mappings] = ModelMemoryManagerSettings()
+    """Which models stay in memory."""
+
+    infinity: Annotated[InfinitySettings, Mappings] = InfinitySettings()
+    """How Infinity is run."""
+
+    models: Annotated[tuple[ModelSettings, ...], Lists] = ()
+    """The models, in the order in which they are preloaded. `run` needs at least one."""
+
+    proxy: Annotated[ProxySettings, Mappings] = ProxySettings()
+    """The data plane."""
+
+    admin: Annotated[AdminSettings, Mappings] = AdminSettings()
+    """The control plane."""
+
+    state_dir: Annotated[str, Field(min_length=1)] | None = None
+    """Folder for what survives a restart; made if it is not there. Default null: $STATE_DIRECTORY (systemd), else the
+    user's state folder. Each proxy address has a sub-folder of its own."""
+
+    logging: Annotated[LoggingSettings, Mappings] = LoggingSettings()
+    """The supervisor's own log."""
+
+    mode: Literal["enforce", "observe"] = "enforce"
+    """`observe` decides and logs everything and touches nothing, to try thresholds out. Default enforce."""
+
+    def policy(self) -> Policy:
+        """What the decisions depend on, as the core takes it."""
+        batch, residency = self.batch_controller, self.model_memory_manager
+        return Policy(
+            thresholds={signal: self.resource_monitor.thresholds(signal) for signal in Signal},
+            batch=BatchPolicy(
+                minimum=batch.min_batch_size,
+                maximum=batch.max_batch_size,
+                initial=batch.initial_batch_size,
+                increase_threshold=batch.increase_threshold,
+                decrease_threshold=batch.decrease_threshold,
+                step=batch.adjustment_step,
+                cooldown=batch.adjustment_cooldown,
+            ),
+            residency=ResidencyPolicy(
+                max_models=residency.max_models_in_memory,
+                inactive_timeout=residency.inactive_timeout,
+                cleanup_interval=residency.cleanup_interval,
+            ),
+            check_interval=self.resource_monitor.check_interval,
+            history_size=self.resource_monitor.history_size,
+            observe=self.mode == "observe",
+        )
+
+
+def queue_bytes(settings: Settings, total_memory: int) -> int:
+    """The bound on bytes that wait: as written, else the smaller of 256 MiB and 2 % of `total_memory` (bytes)."""
+    written = settings.proxy.queue.max_bytes
+    return written if written is not None else min(256 * 1024**2, total_memory // 50)
