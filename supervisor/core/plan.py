@@ -1,0 +1,125 @@
+"""From an assessment to orders for the data plane: which gates are closed, how large parts may be, what trickles.
+
+Owns the gates' memory (when each was closed and reopened). Orders are recomputed whole each tick; giving the same ones
+again changes nothing but grants the next trickled part.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from supervisor.core.assessment import Assessment
+from supervisor.core.model import LaneOrders, ModelView, Orders, Rung, Signal
+from supervisor.core.policy import BatchPolicy
+
+# One part running, one staged: keeps the worker busy (behaviour.md 4); from shrink on only the running one.
+WINDOW = 2
+WINDOW_SHRUNK = 1
+# A pause older than this lets one smallest part through per check interval (behaviour.md 2, "never dead").
+TRICKLE_AFTER = 10.0
+# A reopened gate grows from the smallest part to the full one over this time (behaviour.md 2, slow start).
+SLOW_START = 10.0
+
+
+class Planner:
+    """Turns what was assessed into what the data plane may do."""
+
+    def __init__(self) -> None:
+        self._closed: set[str] = set()
+        self._reopened_at: dict[str, float] = {}
+
+    def orders(
+        self,
+        assessment: Assessment,
+        models: Sequence[ModelView],
+        batch: BatchPolicy,
+        batch_size: int,
+        *,
+        operator_paused: bool,
+        now: float,
+    ) -> Orders:
+        """The orders for this tick.
+
+        1. A model's rung is the host's (CPU, memory), or its device's where that is higher.
+        2. Its gate is closed from pause on, and while an operator says so.
+        3. A gate that was reopened less than `SLOW_START` s ago works with the smallest window and a growing part.
+        4. From shrink on the window is one part.
+        5. A ladder's pause older than `TRICKLE_AFTER` s, of a signal that is really measured, trickles.
+        """
+        host = host_rung(assessment)
+        lanes: dict[str, LaneOrders] = {}
+        for model in models:
+            rung = max(host, device_rung(assessment, model.device))  # 1
+            closed = operator_paused or rung >= Rung.PAUSE  # 2
+            self._remember(model.name, closed, now)
+            size, window = batch_size, WINDOW
+            since = self._reopened_at.get(model.name)
+            if since is not None:  # 3
+                size = max(batch.minimum, int(batch_size * (now - since) / SLOW_START))
+                window = WINDOW_SHRUNK
+            if rung >= Rung.SHRINK:  # 4
+                window = WINDOW_SHRUNK
+            lanes[model.name] = LaneOrders(open=not closed, batch_size=size, window=window)
+        paused = (
+            operator_paused or host >= Rung.PAUSE or (bool(lanes) and not any(lane.open for lane in lanes.values()))
+        )
+        return Orders(
+            paused=paused,
+            reason=reason(assessment, operator_paused),
+            lanes=lanes,
+            trickle=not operator_paused and self._trickles(assessment, now),  # 5
+            trickle_size=batch.minimum,
+        )
+
+    def _remember(self, name: str, closed: bool, now: float) -> None:
+        if closed:
+            self._closed.add(name)
+            self._reopened_at.pop(name, None)
+        elif name in self._closed:
+            self._closed.discard(name)
+            self._reopened_at[name] = now
+        elif now - self._reopened_at.get(name, now) >= SLOW_START:
+            del self._reopened_at[name]
+
+    @staticmethod
+    def _trickles(assessment: Assessment, now: float) -> bool:
+        return any(
+            state.paused_since is not None and now - state.paused_since >= TRICKLE_AFTER and not state.drilled
+            for state in assessment.signals.values()
+        )
+
+
+def host_rung(assessment: Assessment) -> Rung:
+    """The rung that acts on every model: the higher one of CPU and memory."""
+    return max(signal_rung(assessment, Signal.CPU), signal_rung(assessment, Signal.MEMORY))
+
+
+def device_rung(assessment: Assessment, device: str) -> Rung:
+    """The rung that acts on the models of one device only; normal for "cpu".
+
+    An unnamed device in the assessment ("", a drill where there is no GPU) stands for all of them.
+    """
+    if device == "cpu":
+        return Rung.NORMAL
+    devices: Mapping[str, Rung] = assessment.devices
+    return max(
+        signal_rung(assessment, Signal.GPU),
+        devices.get(device, Rung.NORMAL),
+        devices.get("", Rung.NORMAL),
+    )
+
+
+def reason(assessment: Assessment, operator_paused: bool) -> str | None:
+    """Why the host is where it is, for status: "operator", the deciding signal, or None when all is normal."""
+    if operator_paused:
+        return "operator"
+    if assessment.rung is Rung.NORMAL or assessment.signal is None:
+        return None
+    state = assessment.signals[assessment.signal]
+    if state.missing is not None:
+        return f"{state.signal.value} unreadable: {state.missing}"
+    return f"{state.signal.value} {state.percent:.1f} %" if state.percent is not None else state.signal.value
+
+
+def signal_rung(assessment: Assessment, signal: Signal) -> Rung:
+    """One signal's rung; normal where it could never be read."""
+    state = assessment.signals.get(signal)
+    return Rung.NORMAL if state is None or state.rung is None else state.rung

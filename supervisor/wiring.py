@@ -1,0 +1,94 @@
+"""From settings to what each part is given: worker specs, served models, queue limits. Values in, values out."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from supervisor.config import ModelSettings, Settings, queue_bytes
+from supervisor.core.payload import DEFAULT_MAX_INPUTS
+from supervisor.proxy.dispatcher import QueueLimits, ServedModel
+from supervisor.workers.launch import WorkerSpec
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredModel:
+    """What the controller needs of a model's settings; `estimate` in bytes."""
+
+    name: str
+    pinned: bool
+    preload: bool
+    on_gpu: bool
+    device_id: int | str | None
+    estimate: int | None
+
+
+def configured_models(settings: Settings) -> tuple[ConfiguredModel, ...]:
+    """The models as the controller takes them."""
+    return tuple(
+        ConfiguredModel(
+            name=model.name,
+            pinned=model.pinned,
+            preload=model.preload,
+            on_gpu=model.device != "cpu",
+            device_id=model.device_id,
+            estimate=None if model.memory_gb is None else int(model.memory_gb * GIB),
+        )
+        for model in settings.models
+    )
+
+
+def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
+    """The models as the worker pool takes them."""
+    infinity = settings.infinity
+    return tuple(
+        WorkerSpec(
+            name=model.name,
+            model_id=model.model_id,
+            engine=model.engine,
+            device=model.device,
+            device_id=model.device_id,
+            args=tuple(model.args),
+            env=MappingProxyType(dict(_environment(settings, model))),
+            command=tuple(infinity.command),
+            batch_size=settings.batch_controller.max_batch_size,
+            start_timeout=infinity.start_timeout,
+            drain_timeout=infinity.drain_timeout,
+            stop_timeout=infinity.stop_timeout,
+        )
+        for model in settings.models
+    )
+
+
+def served_models(settings: Settings) -> tuple[ServedModel, ...]:
+    """The models as the proxy takes them."""
+    return tuple(
+        ServedModel(name=model.name, aliases=tuple(model.aliases), max_inputs=_max_inputs(settings, model))
+        for model in settings.models
+    )
+
+
+def queue_limits(settings: Settings, total_memory: int) -> QueueLimits:
+    """What may wait in the proxy; `total_memory` in bytes."""
+    queue = settings.proxy.queue
+    return QueueLimits(
+        max_requests=queue.max_requests,
+        max_bytes=queue_bytes(settings, total_memory),
+        max_wait=queue.max_wait,
+        start_timeout=settings.infinity.start_timeout,
+    )
+
+
+def names(settings: Settings) -> dict[str, str]:
+    """Every name and alias, and the model's name behind it."""
+    return {alias: model.name for model in settings.models for alias in (model.name, *model.aliases)}
+
+
+def _environment(settings: Settings, model: ModelSettings) -> dict[str, str]:
+    return {**settings.infinity.env, **model.env}
+
+
+def _max_inputs(settings: Settings, model: ModelSettings) -> int:
+    """How many inputs this model's Infinity accepts in one request."""
+    text = _environment(settings, model).get("INFINITY_MAX_CLIENT_BATCH_SIZE", "")
+    return int(text) if text.isdecimal() and int(text) > 0 else DEFAULT_MAX_INPUTS

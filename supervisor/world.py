@@ -1,0 +1,119 @@
+"""The world as the decisions see it: put together from the last sample, the workers, the lanes and what was written.
+
+Reads and combines; decides and changes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from supervisor.core.assessment import Assessment
+from supervisor.core.model import ModelState, ModelView, Orders, Rung, Sample, Signal, WorkerUse
+from supervisor.core.plan import signal_rung
+from supervisor.core.policy import Policy
+from supervisor.core.residency import Pressure
+from supervisor.ports import Demand, Model, WorkerView
+
+# A model on a GPU that NVML does not show (yet): no device's memory is known for it.
+UNSEEN_GPU = "gpu"
+
+
+def device_of(model: Model, sample: Sample | None) -> str:
+    """The model's device as decisions name it: "cpu", its GPU's UUID, or "gpu" while NVML shows no such GPU."""
+    if not model.on_gpu:
+        return "cpu"
+    wanted = 0 if model.device_id is None else model.device_id
+    for gpu in sample.devices if sample else ():
+        if wanted in (gpu.index, gpu.uuid, str(gpu.index)):
+            return gpu.uuid
+    return UNSEEN_GPU
+
+
+def model_views(
+    models: Sequence[Model],
+    workers: Mapping[str, WorkerView],
+    demand: Mapping[str, Demand],
+    use: Mapping[str, WorkerUse],
+    sample: Sample | None,
+    wanted: Mapping[str, float],
+) -> list[ModelView]:
+    """Every configured model with its worker, its memory and the requests for it, in configured order.
+
+    `wanted` has the seconds since each model not yet loaded was asked for by an operator; 0 for a preload.
+    """
+    return [
+        _view(model, workers[model.name], demand.get(model.name), use.get(model.name), sample, wanted.get(model.name))
+        for model in models
+        if model.name in workers
+    ]
+
+
+def _view(
+    model: Model,
+    worker: WorkerView,
+    demand: Demand | None,
+    use: WorkerUse | None,
+    sample: Sample | None,
+    wanted: float | None,
+) -> ModelView:
+    device = device_of(model, sample)
+    return ModelView(
+        name=model.name,
+        state=worker.state,
+        pinned=model.pinned,
+        device=device,
+        memory_bytes=0 if use is None else use.memory_bytes if device == "cpu" else use.gpu_memory_bytes,
+        estimate=model.estimate,
+        queued=demand.queued_requests if demand else 0,
+        inflight=demand.inflight_inputs if demand else 0,
+        leases=demand.leases if demand else 0,
+        oldest_wait=max(demand.oldest_wait_s if demand else 0.0, wanted or 0.0),
+        uses=demand.uses if demand else 0,
+        ready_since=worker.ready_since,
+        load_seconds=worker.load_seconds,
+        wanted=wanted is not None,
+    )
+
+
+def pressure(policy: Policy, assessment: Assessment, sample: Sample, orders: Orders) -> Pressure:
+    """How memory presses on the models in it."""
+    memory, gpu = policy.thresholds[Signal.MEMORY], policy.thresholds[Signal.GPU_MEMORY]
+    return Pressure(
+        memory_used=sample.memory_used,
+        memory_limit=sample.memory_limit,
+        fit_percent=memory.shrink,
+        last_fit_percent=memory.unload,
+        gpu_fit_percent=gpu.shrink,
+        gpu_last_fit_percent=gpu.unload,
+        cpu=signal_rung(assessment, Signal.CPU),
+        memory=signal_rung(assessment, Signal.MEMORY),
+        device_rungs=assessment.devices,
+        device_memory={gpu.uuid: (gpu.memory_used, gpu.memory_total) for gpu in sample.devices},
+        gate_closed=orders.paused,
+        paused=frozenset(name for name, lane in orders.lanes.items() if not lane.open),
+        ladder_quiet=assessment.rung < Rung.WARN,
+        drilled=frozenset(state.signal for state in assessment.signals.values() if state.drilled),
+    )
+
+
+def loading_bytes(views: Sequence[ModelView]) -> Mapping[str, int]:
+    """By device, what the workers that are starting hold so far: their growth is reserved, not a leak."""
+    held: dict[str, int] = {}
+    for view in views:
+        if view.state is ModelState.STARTING:
+            held[view.device] = held.get(view.device, 0) + view.memory_bytes
+    return held
+
+
+def own_cpu_percent(
+    before: Mapping[str, WorkerUse], after: Mapping[str, WorkerUse], seconds: float, cores: float
+) -> float:
+    """What our workers took of the host's cores between two readings, in percent.
+
+    A worker that is new counts from the next reading on.
+    """
+    if seconds <= 0 or cores <= 0:
+        return 0.0
+    used = sum(
+        max(0.0, use.cpu_seconds - (before[name].cpu_seconds if name in before else use.cpu_seconds))
+        for name, use in after.items()
+    )
+    return min(100.0, 100.0 * used / (seconds * cores))
