@@ -15,7 +15,7 @@ from supervisor.core.batch import BatchSizeController
 from supervisor.core.drill import Drills
 from supervisor.core.ladder import Ladder, OwnUse
 from supervisor.core.model import LaneOrders, ModelState, ModelView, Orders, Rung, Sample, Signal, WorkerUse
-from supervisor.core.plan import WINDOW, Planner
+from supervisor.core.plan import WINDOW, Planner, host_rung
 from supervisor.core.policy import Policy
 from supervisor.core.residency import Cause, Load, ModelMemoryManager, Refuse, Step, Unload
 from supervisor.core.sentences import Action
@@ -110,6 +110,7 @@ class Controller:
         else:
             self.drills.clear()
         self.observe(now)
+        self.tick(now)
 
     def set_policy(self, policy: Policy, models: Sequence[Model]) -> None:
         """Go on under another policy; what was measured and where the ladder stands is kept."""
@@ -235,7 +236,8 @@ class Controller:
         uses = sum(d.uses for d in demand)
         working = uses != self._uses or any(d.inflight_inputs or d.queued_requests for d in demand)
         self._uses = uses
-        step = self.batch.adjust(assessment, self.orders.paused, now, working)
+        closed = self.operator_pause is not None or host_rung(assessment) >= Rung.PAUSE
+        step = self.batch.adjust(assessment, closed, now, working)
         if step is not None:
             self.decide(
                 Action.BATCH_DOWN if step.size_after < step.size_before else Action.BATCH_UP,

@@ -1,4 +1,4 @@
-"""The whole daemon as clients see it: real answers by the stock openai client, refusals for bad input, nothing woken."""
+"""The daemon as clients see it: real answers by the stock openai client, refusals of bad input, nothing woken."""
 
 import asyncio
 import base64

@@ -3,6 +3,8 @@
 import concurrent.futures
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -83,14 +85,12 @@ def test_cpu_87_steps_the_batch_down_by_step_and_cooldown(calm: Daemon) -> None:
     assert calm.status()["rung"] == "shrink"
     down = [d for d in calm.decisions() if d["action"] == "batch_down"][-3:]
     stamps = [time_of(d) for d in down]
-    assert all(2.0 <= later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False))
+    assert all(later - earlier >= 2.0 for earlier, later in pairwise(stamps))
     assert len(calm.embed("b", *("x" * n for n in range(1, 100)))) == 99
 
 
 def time_of(decision: dict[str, Any]) -> float:
     """A decision's date in seconds."""
-    from datetime import datetime
-
     return datetime.fromisoformat(decision["at"]).timestamp()
 
 
@@ -133,7 +133,7 @@ def waiting(d: Daemon) -> int:
 
 
 def test_memory_96_unloads_cold_models_one_at_a_time_and_brings_them_back(calm: Daemon) -> None:
-    """At 96 % memory cold models go one per settle time, never the pinned, asked-for or last; a request brings one back."""
+    """At 96 % memory cold models go one by one, never the pinned, asked-for or last; a request brings one back."""
     before = len(calm.decisions(10_000))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         calm.drill(60, cpu=92)

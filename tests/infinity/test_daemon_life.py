@@ -182,7 +182,7 @@ def test_pause_survives_a_restart(tmp_path: Path) -> None:
 
 
 def test_reload_changes_what_changed_and_nothing_else(tmp_path: Path) -> None:
-    """SIGHUP: unchanged models keep running, new ones appear, removed ones go; a bad file changes nothing and says why."""
+    """SIGHUP: unchanged models run on, new ones appear, removed ones go; a bad file changes nothing and says why."""
     with daemons.running(tmp_path, {"models": [daemons.debug_model("a"), daemons.debug_model("b")]}) as d:
         d.wait_ready("a", "b")
         pid, gone = d.model("a")["pid"], d.model("b")["pid"]

@@ -1,0 +1,181 @@
+"""A house around the controller: a host with readings to set, lanes and workers that remember what they are told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from supervisor.controller import Controller
+from supervisor.core.model import Known, Missing, ModelState, Orders, Reading, Sample, Signal, WorkerUse
+from supervisor.core.policy import BatchPolicy, Policy, ResidencyPolicy, Thresholds
+from supervisor.journal import Journal
+
+GIB = 1024**3
+NO_GPU = Thresholds(shrink=None, pause=None, unload=None, resume=None)
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """A configured model."""
+
+    name: str
+    pinned: bool = False
+    preload: bool = True
+    on_gpu: bool = False
+    device_id: int | str | None = None
+    estimate: int | None = None
+
+
+@dataclass
+class FakeDemand:
+    """What is wanted of one model."""
+
+    queued_requests: int = 0
+    queued_inputs: int = 0
+    queued_bytes: int = 0
+    oldest_wait_s: float = 0.0
+    inflight_parts: int = 0
+    inflight_inputs: int = 0
+    leases: int = 0
+    uses: int = 0
+
+
+@dataclass
+class FakeLanes:
+    """Remembers the orders it was given."""
+
+    wanted: dict[str, FakeDemand] = field(default_factory=dict)
+    given: list[Orders] = field(default_factory=list)
+    refused: list[tuple[str, str, float | None]] = field(default_factory=list)
+
+    def set_orders(self, orders: Orders) -> None:
+        """Noted."""
+        self.given.append(orders)
+
+    def demand(self) -> Mapping[str, FakeDemand]:
+        """As set."""
+        return self.wanted
+
+    def longest_part(self, now: float) -> float:
+        """No part runs."""
+        return 0.0
+
+    def unavailable(self, model: str, reason: str, retry_after: float | None) -> None:
+        """Noted."""
+        self.refused.append((model, reason, retry_after))
+
+
+@dataclass(frozen=True)
+class FakeView:
+    """A worker's view."""
+
+    state: ModelState = ModelState.STOPPED
+    pid: int | None = None
+    pgid: int | None = None
+    port: int | None = None
+    reason: str | None = None
+    ready_since: float | None = None
+    load_seconds: float | None = None
+    loads: int = 0
+    unloads: int = 0
+    restarts: int = 0
+
+
+@dataclass
+class FakeWorkers:
+    """Workers that are ready, or gone, at once; `asked` has what was asked for."""
+
+    state: dict[str, FakeView]
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+    obey: bool = True
+
+    def views(self) -> Mapping[str, FakeView]:
+        """As they are."""
+        return self.state
+
+    def request_ready(self, name: str) -> None:
+        """Ready at once, if they obey."""
+        self.asked.append(("ready", name))
+        if self.obey:
+            self.state[name] = replace(self.state[name], state=ModelState.READY, pid=1, pgid=1, ready_since=0.0)
+
+    def request_stop(self, name: str, cause: str) -> None:
+        """Gone at once, if they obey."""
+        self.asked.append(("stop", name, cause))
+        if self.obey:
+            self.state[name] = FakeView()
+
+
+class House:
+    """A controller with all it needs; time passes when told to, in steps of a raw sample."""
+
+    def __init__(self, *models: FakeModel, policy: Policy | None = None) -> None:
+        self.now = 1000.0
+        self.readings: dict[Signal, Reading | float] = {
+            Signal.CPU: 10.0,
+            Signal.MEMORY: 20.0,
+            Signal.GPU: Missing("no NVML library", 0),
+            Signal.GPU_MEMORY: Missing("no NVML library", 0),
+        }
+        self.models = models or (FakeModel("a"), FakeModel("b"))
+        self.lanes = FakeLanes({m.name: FakeDemand() for m in self.models})
+        self.workers = FakeWorkers({m.name: FakeView() for m in self.models})
+        self.journal = Journal()
+        self.policy = policy or Policy(
+            thresholds={
+                Signal.CPU: Thresholds(),
+                Signal.MEMORY: Thresholds(),
+                Signal.GPU: NO_GPU,
+                Signal.GPU_MEMORY: Thresholds(),
+            },
+            batch=BatchPolicy(),
+            residency=ResidencyPolicy(max_models=4),
+        )
+        self.ticks = 0
+        self.controller = Controller(
+            self.policy, self.models, self, self.lanes, self.workers, self.journal, lambda: self.now, self._ticked
+        )
+        self.controller.look()
+        self.controller.tick(self.now)
+
+    def _ticked(self, _: Controller) -> None:
+        self.ticks += 1
+
+    def sample(self, now: float) -> Sample:
+        """The host as set."""
+
+        def read(signal: Signal) -> Reading:
+            value = self.readings[signal]
+            return Known(value, now) if isinstance(value, float | int) else replace(value, at=now)
+
+        memory = self.readings[Signal.MEMORY]
+        used = int(16 * GIB * memory / 100) if isinstance(memory, float | int) else 0
+        return Sample(
+            at=now,
+            cpu=read(Signal.CPU),
+            memory=read(Signal.MEMORY),
+            gpu=read(Signal.GPU),
+            gpu_memory=read(Signal.GPU_MEMORY),
+            memory_used=used,
+            memory_limit=16 * GIB,
+            cores=2.0,
+        )
+
+    def worker_use(self, pgids: Mapping[str, int], now: float) -> Mapping[str, WorkerUse]:
+        """Half a GiB for each."""
+        return {name: WorkerUse(0.0, GIB // 2) for name in pgids}
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass; the control loop looks ten times a second."""
+        for _ in range(round(seconds * 10)):
+            self.now += 0.1
+            for demand in self.lanes.wanted.values():
+                demand.oldest_wait_s += 0.1 if demand.queued_requests else 0.0
+            self.controller.look()
+
+    @property
+    def orders(self) -> Orders:
+        """The last orders."""
+        return self.lanes.given[-1]
+
+    def actions(self) -> list[str]:
+        """The journal's actions, oldest first."""
+        return [str(decision.action) for decision in self.journal.last(10_000)]
