@@ -85,9 +85,9 @@ class Daemon:
 
         self.metrics = Metrics(model.name for model in settings.models)
         self.journal = Journal()
-        monitor = Monitor(settings.resource_monitor.scope)
-        monitor.start()
-        stack.callback(monitor.close)
+        self.monitor = Monitor(settings.resource_monitor.scope)
+        self.monitor.start()
+        stack.callback(lambda: self.monitor.close())
         self.dispatcher = Dispatcher(
             wiring.served_models(settings),
             wiring.queue_limits(settings, total_memory),
@@ -105,7 +105,7 @@ class Daemon:
         self.controller = Controller(
             settings.policy(),
             wiring.configured_models(settings),
-            monitor,
+            self.monitor,
             self.dispatcher,
             self.pool,
             self.journal,
@@ -233,6 +233,10 @@ class Daemon:
         self.metrics.set_models(model.name for model in new.models)
         self.dispatcher.configure(wiring.served_models(new), wiring.queue_limits(new, psutil.virtual_memory().total))
         self.proxy.set_max_body_bytes(new.proxy.max_body_bytes)
+        if "resource_monitor.scope" in changes.live:
+            self.monitor.close()
+            self.monitor = self.controller.sampler = Monitor(new.resource_monitor.scope)
+            self.monitor.start()
         applied = asyncio.create_task(self.pool.apply(wiring.worker_specs(new)))
         await asyncio.sleep(0)  # the new set of workers is in force now; what was removed or changed is ending
         self.controller.set_policy(new.policy(), wiring.configured_models(new))

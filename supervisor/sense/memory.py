@@ -1,0 +1,128 @@
+"""Memory: how full the host is and every limited cgroup above us, and how full swap is.
+
+Page cache is not use: the kernel gives it back when asked. The host's figure leaves it out by MemAvailable, a cgroup's
+by taking active_file, inactive_file and slab_reclaimable off what is charged to it (version 1 does not tell its slab).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.core.model import Known, Missing, Reading
+from supervisor.sense.cgroup import Groups, hierarchy
+from supervisor.sense.files import KernelFile, number, trouble, whole
+
+# Limits above this mean "none" (version 1 writes 2**63 less a page); it stands in where the host's total is unknown.
+NO_LIMIT = 1 << 60
+LIMIT_REFRESH = 1.0
+SWAP_REFRESH = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """How full one bound on memory is; `used` and `limit` are 0 where the reading is Missing."""
+
+    reading: Reading
+    used: int = 0
+    limit: int = 0
+
+
+def use_of(used: int, limit: int, now: float) -> MemoryUse:
+    """`used` of `limit` bytes as a reading in percent."""
+    return MemoryUse(Known(min(100.0, 100.0 * used / limit), now), used, limit)
+
+
+class HostMemory:
+    """The host by /proc/meminfo."""
+
+    def __init__(self, proc: Path) -> None:
+        self._meminfo = KernelFile(proc / "meminfo")
+        self._swap_at = float("-inf")
+        self.total: int | None = None
+        self.swap_percent: float | None = None  # None: no swap, or unreadable
+
+    def look(self, now: float) -> MemoryUse:
+        """What is not available of the total; swap on the side."""
+        try:
+            data = self._meminfo.read()
+            total, available = number(data, b"MemTotal:") * 1024, number(data, b"MemAvailable:") * 1024
+            if not 0 < total >= available:
+                raise ValueError(f"{available} bytes available of {total}")
+        except (OSError, ValueError) as error:
+            self.swap_percent = None
+            return MemoryUse(Missing(trouble(self._meminfo.path, error), now))
+        self.total = total
+        if now - self._swap_at >= SWAP_REFRESH:
+            self.swap_percent, self._swap_at = _swap_percent(data), now
+        return use_of(total - available, total, now)
+
+    def close(self) -> None:
+        """Give back the descriptor."""
+        self._meminfo.close()
+
+
+def _swap_percent(meminfo: bytes) -> float | None:
+    """How full swap is; None without any."""
+    try:
+        total, free = number(meminfo, b"SwapTotal:"), number(meminfo, b"SwapFree:")
+    except ValueError:
+        return None
+    return 100.0 * (total - free) / total if 0 < total >= free else None
+
+
+class MemoryLimit:
+    """One cgroup above us that may limit memory."""
+
+    def __init__(self, level: Path, version: int) -> None:
+        self._version = version
+        names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
+        self._limits = [KernelFile(level / name) for name in names]
+        self._current = KernelFile(level / ("memory.current" if version == 2 else "memory.usage_in_bytes"))
+        self._stat = KernelFile(level / "memory.stat")
+        self._limit: int | None = None
+        self._checked_at = float("-inf")
+        self.failed = False  # its use could not be read: the group may be gone
+
+    def look(self, now: float, host_total: int | None) -> MemoryUse | None:
+        """What is used of the limit and cannot be given back; None without a limit below the host's total."""
+        if now - self._checked_at >= LIMIT_REFRESH:
+            self._limit, self._checked_at = self._lowest_limit(), now
+        if self._limit is None or self._limit > (host_total or NO_LIMIT):
+            return None
+        try:
+            current = number(self._current.read())
+            stat = self._stat.read()
+            prefix = b"" if self._version == 2 else b"total_"  # version 1: with the groups below, as its usage is
+            reclaimable = number(stat, prefix + b"active_file ") + number(stat, prefix + b"inactive_file ")
+            if self._version == 2:
+                reclaimable += number(stat, b"slab_reclaimable ")
+        except (OSError, ValueError) as error:
+            self.failed = True
+            return MemoryUse(Missing(trouble(self._current.path.parent, error), now))
+        # A limit of 0 allows nothing: whatever is used is all of it.
+        return use_of(max(0, current - reclaimable), max(1, self._limit), now)
+
+    def _lowest_limit(self) -> int | None:
+        """The lowest limit that holds for this group; None without one. What cannot be read now stays as it was.
+
+        memory.high counts as one: above it the kernel slows every process of the group down to a crawl. Version 1
+        tells of the limits above, which a container may not see, as hierarchical_memory_limit.
+        """
+        try:
+            words = [word for file in self._limits if (word := file.read().strip()) != b"max"]
+            limits = [whole(word) for word in words]
+            if self._version == 1:
+                limits.append(number(self._stat.read(), b"hierarchical_memory_limit "))
+        except (OSError, ValueError):
+            return self._limit
+        return min((limit for limit in limits if limit < NO_LIMIT), default=None)
+
+    def close(self) -> None:
+        """Give back the descriptors."""
+        for file in (*self._limits, self._current, self._stat):
+            file.close()
+
+
+def memory_limits(groups: Groups) -> list[MemoryLimit]:
+    """Every cgroup from our own up that may limit memory."""
+    memory = hierarchy(groups, "memory")
+    return [] if memory is None else [MemoryLimit(level, memory.version) for level in memory.levels]
