@@ -1,0 +1,146 @@
+"""One run of a worker, from spawn to an empty process group: its process, port, key, output and record belong together.
+
+Owns these resources and gives every one of them back; decides nothing about when.
+"""
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from supervisor.core.endpoint import Endpoint
+from supervisor.core.lifecycle import exit_description
+from supervisor.workers.launch import HOST, WorkerSpec, command_line, environment, free_port, is_free
+from supervisor.workers.output import OutputFile, Tail
+from supervisor.workers.process import Process
+from supervisor.workers.records import Records
+
+log = structlog.get_logger(__name__)
+
+# Seconds between looks at the output: soon while something happens, rarely while it serves (an fstat each).
+_LOOK_OFTEN, _LOOK_RARELY = 0.2, 0.5
+# What is left of a group a second after its leader has ended will not end by itself.
+_ORPHANS_GRACE = 1.0
+# Longer than this after SIGKILL lives only what hangs in the kernel; the next start does not wait for it.
+_KILL_TIMEOUT = 30.0
+# A port that is still held after the group has gone belongs to somebody who left it; the next start takes another.
+_PORT_TIMEOUT = 2.0
+_LAST_LINES = 3
+_LAST_CHARACTERS = 600
+
+
+class Instance:
+    """A running worker process with all that belongs to it. Made by `launch`, given back by `close`."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        process: Process,
+        endpoint: Endpoint,
+        output: OutputFile,
+        tail: Tail,
+        taken: set[int],
+        records: Records | None,
+    ) -> None:
+        self.spec = spec
+        self.process = process
+        self.endpoint = endpoint
+        self.tail = tail
+        self._output = output
+        self._taken = taken
+        self._records = records
+        taken.add(endpoint.port)
+        self._follower = asyncio.get_running_loop().create_task(tail.follow())
+        if records is not None:
+            records.put(spec.name, process.pid, process.pgid, process.start_ticks, endpoint.port)
+
+    @classmethod
+    def launch(
+        cls, spec: WorkerSpec, log_dir: Path, environ: Mapping[str, str], taken: set[int], records: Records | None
+    ) -> "Instance":
+        """Start a worker; OSError when that is impossible, and then nothing of it is left. `taken` are ports in use."""
+        port = free_port(taken)
+        api_key = secrets.token_urlsafe(32)
+        output = OutputFile(log_dir, spec.name)
+        try:
+            tail = Tail(spec.name, output, secret=api_key, interval=_LOOK_OFTEN)
+            process = Process.spawn(command_line(spec, port), environment(spec, environ, api_key, log_dir), output.fd)
+        except BaseException:
+            output.close()
+            raise
+        return cls(spec, process, Endpoint(spec.name, HOST, port, api_key), output, tail, taken, records)
+
+    def is_serving(self) -> None:
+        """It became ready: little is going to be said from now on."""
+        self.tail.interval = _LOOK_RARELY
+
+    def how(self) -> str:
+        """How its process ended."""
+        return exit_description(self.process.status)
+
+    def ending(self) -> str:
+        """How it ended, with its last words: "exit status 3; last lines: …"."""
+        return f"{self.how()}; {self.last_words()}"
+
+    def last_words(self) -> str:
+        """The end of its output, short enough for a reason."""
+        self._look(final=True)
+        lines = [line for line in self.tail.last if any(map(str.isalnum, line))]  # no rules, no frames
+        words = " | ".join(lines[-_LAST_LINES:])
+        if len(words) > _LAST_CHARACTERS:
+            words = "…" + words[-_LAST_CHARACTERS:]
+        return f"last lines: {words}" if words else "it wrote nothing"
+
+    async def stop(self, timeout: float, hurry: asyncio.Event) -> None:
+        """SIGTERM to the group; SIGKILL when it has not ended after `timeout` seconds, or as soon as `hurry` is set.
+
+        Returns when nothing of the group is alive and the port is free.
+        """
+        loop = asyncio.get_running_loop()
+        self.tail.interval = _LOOK_OFTEN
+        until = loop.time() + timeout
+        self.process.signal_group(signal.SIGTERM)
+        waits = [loop.create_task(self.process.exited.wait()), loop.create_task(hurry.wait())]
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.process.exited.is_set():
+            await self.process.group_empty(min(_ORPHANS_GRACE, max(0.0, until - loop.time())))
+        elif not hurry.is_set():
+            log.warning(
+                "worker_ignores_sigterm", model=self.spec.name, pid=self.process.pid, waited_s=timeout, next="SIGKILL"
+            )
+        await self.kill()
+
+    async def kill(self) -> None:
+        """SIGKILL to the group; returns when nothing of it is alive and the port is free."""
+        if not await self.process.kill_group(_KILL_TIMEOUT):
+            log.error("worker_not_killed", model=self.spec.name, pids=self.process.members(), after_s=_KILL_TIMEOUT)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PORT_TIMEOUT
+        while not is_free(self.endpoint.port):
+            if loop.time() > until:
+                log.warning("worker_port_still_held", model=self.spec.name, port=self.endpoint.port)
+                break
+            await asyncio.sleep(0.05)
+        with suppress(TimeoutError):  # the exit status comes with the next turn of the loop
+            await asyncio.wait_for(self.process.exited.wait(), 1.0)
+
+    def close(self) -> None:
+        """Give back everything, killing what still runs: on the ordinary way nothing does."""
+        self._follower.cancel()
+        self.process.close()
+        self._look(final=True)
+        self._output.close()
+        self._taken.discard(self.endpoint.port)
+        if self._records is not None:
+            self._records.remove(self.spec.name)
+
+    def _look(self, *, final: bool) -> None:
+        self.tail.look(asyncio.get_running_loop().time(), final=final)

@@ -1,0 +1,153 @@
+"""What an Infinity is started with: the operator's settings for one model, the command line, the environment, the port.
+
+Values only, besides looking for a free port; starts nothing.
+"""
+
+import random
+import socket
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+HOST = "127.0.0.1"
+
+# What the operator's shell or systemd told the supervisor about itself, and would mislead a worker: one that writes to
+# NOTIFY_SOCKET speaks for the service, INFINITY_* would configure it behind the config file's back.
+_OURS_ALONE = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "INFINITY_")
+
+# Parts in flight at one worker never exceed this (the dispatcher's widest window).
+_WIDEST_WINDOW = 4
+# What Infinity takes in one request unless it is told otherwise; requests that can't be split go whole.
+_MAX_CLIENT_BATCH = 2048
+
+# Used when the kernel tells no range of its own for outgoing connections, and to begin ours.
+_EPHEMERAL_FROM = 32768
+_PORTS_FROM = 20000
+_PORT_TRIES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What the operator wrote about one model's worker. Times in seconds; `env` is infinity's with the model's on top.
+
+    `device_id` picks the GPU (UUID or index in PCI order) unless the device is "cpu". `args` are passed as they are.
+    """
+
+    name: str
+    model_id: str
+    engine: str = "torch"
+    device: str = "auto"
+    device_id: str | int | None = None
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    command: tuple[str, ...] = ("infinity_emb", "v2")
+    batch_size: int = 32
+    start_timeout: float = 300.0
+    drain_timeout: float = 30.0
+    stop_timeout: float = 10.0
+
+    def launch_key(self) -> tuple[object, ...]:
+        """What must be equal for a running worker to be kept on a reload: all but the time-outs and the batch size.
+
+        The dispatcher bounds parts by the batch size in force, so a worker started with another one serves as well.
+        """
+        return (
+            self.name,
+            self.model_id,
+            self.engine,
+            self.device,
+            self.device_id,
+            self.args,
+            tuple(sorted(self.env.items())),
+            self.command,
+        )
+
+
+def command_line(spec: WorkerSpec, port: int) -> list[str]:
+    """The program and its arguments. Everybody on the host can read them, so the API key is not among them."""
+    return [
+        *spec.command,
+        *("--model-id", spec.model_id),
+        *("--served-model-name", spec.name),
+        *("--engine", spec.engine),
+        *("--device", spec.device),
+        *("--batch-size", str(spec.batch_size)),
+        *("--host", HOST),
+        *("--port", str(port)),
+        *spec.args,
+    ]
+
+
+def environment(spec: WorkerSpec, ours: Mapping[str, str], api_key: str, home: Path) -> dict[str, str]:
+    """The worker's environment: `ours` less what is the supervisor's alone, Infinity's settings, then the config's.
+
+    `home` is a folder Infinity may write its cache folder to; without it that is the working directory, which under
+    systemd is `/`.
+    """
+    kept = {name: value for name, value in ours.items() if not name.startswith(_OURS_ALONE)}
+    settings = {
+        "INFINITY_HOME": str(home),
+        "INFINITY_QUEUE_SIZE": str(_queue_size(spec)),
+        "INFINITY_ANONYMOUS_USAGE_STATS": "0",
+        "DO_NOT_TRACK": "1",
+        "COLUMNS": "1000",  # its log wraps at 80 columns where it finds no terminal, and would split messages
+        "PYTHONUNBUFFERED": "1",  # last words must reach the log before the process is killed
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order NVML has too
+    }
+    if spec.device != "cpu" and spec.device_id is not None:
+        settings["CUDA_VISIBLE_DEVICES"] = str(spec.device_id)
+    return {**kept, **settings, **spec.env, "INFINITY_API_KEY": api_key}
+
+
+def _queue_size(spec: WorkerSpec) -> int:
+    """INFINITY_QUEUE_SIZE: Infinity answers 429 to a request that comes while more inputs than this are queued.
+
+    What is queued then is ours, so it is set to what our widest window can hold, each part being one request that could
+    not be split: our own requests never meet a 429, and a worker that stands still says so after 8,192 inputs, not
+    32,000 (its default).
+    """
+    try:
+        whole = int(spec.env.get("INFINITY_MAX_CLIENT_BATCH_SIZE", _MAX_CLIENT_BATCH))
+    except ValueError:  # Infinity will refuse it with better words
+        whole = _MAX_CLIENT_BATCH
+    return _WIDEST_WINDOW * max(whole, spec.batch_size)
+
+
+def free_port(taken: Collection[int] = ()) -> int:
+    """A loopback port that nothing listens on now and none of `taken`; OSError when there is none.
+
+    Infinity opens its port only after it has loaded the model, half a minute later. So the port is taken from below the
+    range the kernel gives to outgoing connections, where nothing comes to sit on it meanwhile by chance.
+    """
+    first = _ephemeral_from()
+    below = range(_PORTS_FROM, first) if first - _PORTS_FROM >= 1000 else range(1024, max(first, 1025))
+    for _ in range(_PORT_TRIES):
+        port = random.choice(below)
+        if port not in taken and is_free(port):
+            return port
+    while True:  # a host full of listeners: let the kernel find one
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            return port
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now; False also when that can't be found out."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: TIME_WAIT is no obstacle
+            probe.bind((HOST, port))
+            probe.listen(1)
+    except OSError:
+        return False
+    return True
+
+
+def _ephemeral_from() -> int:
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return _EPHEMERAL_FROM

@@ -1,0 +1,167 @@
+"""All workers: one per configured model. Takes orders by model name, carries a reload through, ends everything.
+
+Owns which models there are; each worker's task owns its state.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import aiohttp
+
+from supervisor.errors import UnknownModel
+from supervisor.workers.lane import LaneControl
+from supervisor.workers.launch import WorkerSpec
+from supervisor.workers.records import Records, sweep
+from supervisor.workers.surroundings import Hooks, Surroundings, WorkerView
+from supervisor.workers.worker import Worker
+
+__all__ = ["Hooks", "LaneControl", "WorkerPool", "WorkerSpec", "WorkerView"]
+
+
+class WorkerPool:
+    """The worker processes of one supervisor.
+
+    Made inside a running event loop; `start` it before giving orders, `shutdown` leaves no process behind.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[WorkerSpec],
+        *,
+        log_dir: Path,
+        dispatcher: LaneControl,
+        hooks: Hooks,
+        on_change: Callable[[], None] = lambda: None,
+        records: Records | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._around = Surroundings(
+            log_dir=log_dir,
+            environ=os.environ if environ is None else environ,
+            lanes=dispatcher,
+            hooks=hooks,
+            on_change=on_change,
+            session=self._http,
+            records=records,
+            taken=set(),
+        )
+        self._workers = {spec.name: Worker(spec, self._around) for spec in specs}
+        self._retired: dict[str, Worker] = {}  # removed by a reload, still ending
+        self._applying = asyncio.Lock()
+        self._closing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin: end what a killed predecessor left behind, then follow orders. Starts no worker."""
+        if (records := self._around.records) is not None:
+            if found := records.read():
+                await sweep(found, max((worker.spec.stop_timeout for worker in self._workers.values()), default=10.0))
+            records.clear()
+        for worker in self._workers.values():
+            worker.start()
+
+    def views(self) -> Mapping[str, WorkerView]:
+        """Every worker as it is now, in configured order; those a reload removed are not among them."""
+        return {name: worker.view() for name, worker in self._workers.items()}
+
+    # -- orders: fire and forget, idempotent ------------------------------------------------------------------------
+
+    def request_ready(self, name: str) -> None:
+        """Have a model's worker run. A failed one stays failed; one that is stopping is started again after."""
+        self._worker(name).want_ready()
+
+    def request_stop(self, name: str, cause: str) -> None:
+        """Have a model's worker drained and stopped."""
+        self._worker(name).want_stopped(cause)
+
+    def forgive(self, name: str) -> None:
+        """Forget a model's crashes: it is no longer failed, and not in back-off, when this returns."""
+        self._worker(name).forgive()
+
+    # -- outcomes ---------------------------------------------------------------------------------------------------
+
+    async def ensure_ready(self, name: str) -> None:
+        """Have it run, whatever happened before, and wait until it is ready.
+
+        WorkerError when it fails for good or somebody stops it meanwhile.
+        """
+        worker = self._worker(name)
+        worker.forgive()
+        worker.want_ready()
+        await worker.ready()
+
+    async def ensure_stopped(self, name: str, cause: str) -> None:
+        """Have it drained and stopped and wait until nothing of it is alive."""
+        worker = self._worker(name)
+        worker.want_stopped(cause)
+        await worker.gone()
+
+    async def restart(self, name: str, cause: str) -> None:
+        """Have it drained, stopped and started anew (or just started), and wait until it is ready; else WorkerError."""
+        worker = self._worker(name)
+        worker.forgive()
+        worker.want_restart(cause)
+        worker.want_ready()
+        await worker.ready()
+
+    async def apply(self, specs: Sequence[WorkerSpec]) -> None:
+        """Take other settings into use, from a reload.
+
+        1. A model that is new has a worker, at rest; one that is gone is drained and stopped.
+        2. A worker whose launch settings are unchanged runs on; others are drained and started anew if they ran.
+
+        The new set is in force at once; returns when nothing that ran with old settings is alive any more.
+        """
+        if self._closing is not None:
+            return
+        async with self._applying:
+            wanted = {spec.name: spec for spec in specs}
+            removed = [worker for name, worker in self._workers.items() if name not in wanted]
+            self._workers = {name: self._workers.get(name) or self._new(spec) for name, spec in wanted.items()}
+            self._retired = {worker.name: worker for worker in removed}
+            changed = [worker for worker in self._workers.values() if worker.respec(wanted[worker.name])]
+            await asyncio.gather(*(w.retire("removed") for w in removed), *(w.gone() for w in changed))
+            self._retired = {}
+
+    async def shutdown(self) -> None:
+        """Drain and stop every worker, side by side; nothing is left when this returns. Called again: hurries."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        else:
+            self.hurry()
+        await asyncio.shield(self._closing)
+
+    def hurry(self) -> None:
+        """Cut short what stops are waiting for: the drains first; called again, the patience after SIGTERM."""
+        for worker in self._all():
+            worker.hurry()
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(worker.retire("shutdown") for worker in self._all()))
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _all(self) -> list[Worker]:
+        return [*self._workers.values(), *self._retired.values()]
+
+    def _new(self, spec: WorkerSpec) -> Worker:
+        worker = Worker(spec, self._around)
+        worker.start()
+        return worker
+
+    def _worker(self, name: str) -> Worker:
+        try:
+            return self._workers[name]
+        except KeyError:
+            raise UnknownModel(f"no model named {name!r}") from None
+
+    def _http(self) -> aiohttp.ClientSession:
+        """The session for questions to workers: no proxy, no cookies, no connection kept."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(force_close=True, limit=0), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._session

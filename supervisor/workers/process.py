@@ -1,0 +1,214 @@
+"""One worker's process and its group: spawn, signals, exit, what is left of the group, what it is busy with.
+
+Owns descriptors and signals; knows nothing of models. A worker leads a process group of its own (in the supervisor's
+session), so signals reach whatever it started.
+
+The leader is reaped last: while it is a zombie the kernel gives its number to nobody, so a signal to the group can't
+reach a stranger.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+# Between two looks at a group that is ending: at first soon, for most are gone in a moment, then ever more rarely.
+_POLL_FIRST, _POLL_LAST = 0.01, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a group has done so far, to be compared with a later look: CPU seconds, bytes read and written."""
+
+    cpu_seconds: float
+    io_bytes: int
+
+
+class Process:
+    """A running worker. Made by `spawn`; `close` ends what is left of it and gives back its descriptor.
+
+    `exited` is set when the leader has ended, `status` is how (negative: the signal; None: nobody knows).
+    """
+
+    def __init__(self, popen: "subprocess.Popen[bytes]", pidfd: int, start_ticks: int) -> None:
+        self.pid = popen.pid
+        self.pgid = popen.pid
+        self.start_ticks = start_ticks
+        self.exited = asyncio.Event()
+        self.status: int | None = None
+        self._popen = popen
+        self._pidfd = pidfd
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(pidfd, self._on_exit)
+
+    @classmethod
+    def spawn(cls, argv: Sequence[str], env: Mapping[str, str], output: int, cwd: Path | None = None) -> "Process":
+        """Start a program with its output going to the descriptor `output`; OSError when it can't be started.
+
+        Nothing of it is left when this raises. It inherits no other descriptor of ours.
+        """
+        popen = subprocess.Popen(
+            argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd, process_group=0
+        )
+        pidfd = -1
+        try:
+            pidfd = os.pidfd_open(popen.pid)
+            return cls(popen, pidfd, start_ticks(popen.pid) or 0)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(popen.pid, signal.SIGKILL)
+            popen.wait()
+            if pidfd >= 0:
+                os.close(pidfd)
+            raise
+
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        with suppress(ChildProcessError):  # look at the status, but leave the zombie: it keeps the group's number
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if ended is not None:
+                self.status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        self.exited.set()
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to all of the group; nothing when there is nobody left, or its number is no longer ours."""
+        if self._pidfd < 0:
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pgid, number)
+
+    def members(self) -> list[int]:
+        """The living processes of the group."""
+        return group_members(self.pgid)
+
+    def activity(self) -> Activity:
+        """What the group has done so far."""
+        return group_activity(self.pgid)
+
+    async def group_empty(self, timeout: float | None = None) -> bool:
+        """Wait until nothing of the group is alive; False when something still is after `timeout` seconds."""
+        return await group_empty(self.pgid, timeout)
+
+    async def kill_group(self, timeout: float | None = None) -> bool:
+        """SIGKILL to the whole group, again as long as it lives; False when something is left after `timeout` seconds.
+
+        Only a process that hangs in the kernel (a driver, a dead network disk) survives this.
+        """
+        return await kill_group(self.pgid, timeout)
+
+    def close(self) -> None:
+        """Kill what is left, reap the leader, give back the descriptor. Safe to call twice.
+
+        Waits for the leader's end, which after SIGKILL takes milliseconds; not for one that hangs in the kernel.
+        """
+        if self._pidfd < 0:
+            return
+        self.signal_group(signal.SIGKILL)
+        self._loop.remove_reader(self._pidfd)
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout=1.0)
+            # subprocess knows -signal too, so a leader that ended just now leaves its status as well
+            self.status = self._popen.returncode if self.status is None else self.status
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self.exited.set()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process was started, in clock ticks since boot; None when it does not exist or is dead.
+
+    Together with the boot id this tells a process from a later one of the same number.
+    """
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+
+
+def group_members(pgid: int) -> list[int]:
+    """The living processes of a group. Zombies do not count: an orphan's is reaped by whoever init is, if at all.
+
+    Without a descriptor to look with, a group that exists is taken to live: waiting longer harms less than forgetting.
+    """
+    members = []
+    try:
+        names = os.listdir(_PROC)
+    except OSError:
+        return [pgid] if _exists(pgid) else []
+    for name in names:
+        if not name.isdigit():
+            continue
+        try:
+            if os.getpgid(int(name)) != pgid:
+                continue
+        except OSError:
+            continue
+        fields = _stat(int(name))
+        if fields is not None and fields[0] not in "ZX":
+            members.append(int(name))
+    return members
+
+
+def group_activity(pgid: int) -> Activity:
+    """CPU time and I/O of a group's processes together; what can't be read counts as nothing."""
+    ticks, io_bytes = 0, 0
+    for pid in group_members(pgid):
+        if fields := _stat(pid):
+            ticks += int(fields[11]) + int(fields[12])
+        with suppress(OSError, ValueError):
+            lines = (_PROC / str(pid) / "io").read_text().split("\n")
+            io_bytes += sum(int(line.split()[1]) for line in lines if line.startswith(("rchar", "wchar")))
+    return Activity(ticks / _TICKS, io_bytes)
+
+
+async def group_empty(pgid: int, timeout: float | None = None) -> bool:
+    """Wait until nothing of the group is alive; False when something still is after `timeout` seconds."""
+    loop = asyncio.get_running_loop()
+    until = None if timeout is None else loop.time() + timeout
+    pause = _POLL_FIRST
+    while group_members(pgid):
+        if until is not None:
+            if loop.time() >= until:
+                return False
+            pause = min(pause, until - loop.time())
+        await asyncio.sleep(max(pause, 0))
+        pause = min(_POLL_LAST, pause * 1.5)
+    return True
+
+
+async def kill_group(pgid: int, timeout: float | None = None) -> bool:
+    """SIGKILL to a whole group until nothing of it is alive; False when something is left after `timeout` seconds."""
+    loop = asyncio.get_running_loop()
+    until = None if timeout is None else loop.time() + timeout
+    while True:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pgid, signal.SIGKILL)
+        left = 1.0 if until is None else min(1.0, until - loop.time())
+        if await group_empty(pgid, max(left, 0)):
+            return True
+        if until is not None and loop.time() >= until:
+            return False
+
+
+def _exists(pgid: int) -> bool:
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on; the program's name before them may hold anything."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()
