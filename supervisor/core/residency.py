@@ -1,0 +1,143 @@
+"""Which models are in memory (seed section 4): loads on demand, unloads what is cold, makes room, knows when to stop.
+
+Owns what was asked and learned. It asks for outcomes (`Step`s); the pool makes them, and what came of them is seen in
+the next call's views. Every call decides from the world as it is, so calls may come at any time.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from supervisor.core.eviction import Cause, Unload, for_cleanup, for_pressure
+from supervisor.core.loading import Load, Refuse, Step, plan_loads
+from supervisor.core.look import Look
+from supervisor.core.model import LIVE_STATES, ModelState, ModelView
+from supervisor.core.policy import ResidencyPolicy
+from supervisor.core.reservation import HOST, Pressure
+from supervisor.core.resident import Resident
+from supervisor.core.settling import Settling, held_on
+
+__all__ = ["Cause", "Load", "MemoryStats", "ModelMemoryManager", "Pressure", "Refuse", "Step", "Unload"]
+
+_WHOLE = (ModelState.STARTING, ModelState.READY, ModelState.DRAINING)
+
+
+class MemoryStats(TypedDict):
+    """The seed's memory statistics."""
+
+    total_models: int
+    loaded_models: int
+    total_memory_gb: float
+    max_models: int
+
+
+class ModelMemoryManager:
+    """Decides which models to load, to unload and to refuse.
+
+    What always holds of its steps: a load never makes more models live than `max_models`; a pinned model is never
+    unloaded; a ladder's unload never takes a busy or the last ready model; between two unloads the first one's memory
+    has come back, or `settling.SETTLE_TIME` has passed; an unchanged world gives no new step.
+    """
+
+    def __init__(self, policy: ResidencyPolicy) -> None:
+        self._policy = policy
+        self._residents: dict[str, Resident] = {}
+        self._settling = Settling()
+        self._cleaned_at: float | None = None
+        self._waits: Mapping[str, str] = {}
+        self._external = False
+
+    def set_policy(self, policy: ResidencyPolicy) -> None:
+        """Decide by another policy from the next call on; what was learned and asked stays."""
+        self._policy = policy
+
+    def steps(self, models: Sequence[ModelView], pressure: Pressure, now: float) -> list[Step]:
+        """What is to be done now that was not asked for before, in this order; at most one unload.
+
+        Call it every check interval, and at once when a worker's state or the demand for a model changes. A step is
+        given once. It is given again only if the world does not show it within `resident.ASK_AGAIN` s.
+
+        1. What the unload rung takes.
+        2. At the clean-up interval: what is idle or too many, one after the other.
+        3. The line of those that wait: loads, refusals, and one unload to make room.
+
+        Args:
+            models: every configured model, in the order of the configuration. `memory_bytes` and `estimate` are meant
+                on the model's own device. `wanted` with an `oldest_wait` above 0 is somebody's command and may make
+                others leave; without, it is a preload and takes only what is free.
+            pressure: the host as it was last assessed.
+            now: not before that of the call before.
+        """
+        self._take_in(models, pressure, now)
+        look = Look(models, self._residents, pressure, self._policy, self._settling, now)
+        steps: list[Step] = []
+        if not look.act_is_open:
+            chosen = for_pressure(look) or self._cleanup(look)  # 1, 2
+            if chosen is not None:
+                victim, unload = chosen
+                victim.ask_to_leave(now, relieves=_relieved_room(unload, victim))
+                steps.append(unload)
+        plan = plan_loads(look, may_unload=not look.act_is_open)  # 3
+        self._waits = plan.waits
+        self._external = any(look.external(device) for device in {HOST, *(model.device for model in models)})
+        return steps + plan.steps
+
+    def _take_in(self, models: Sequence[ModelView], pressure: Pressure, now: float) -> None:
+        known, self._residents = self._residents, {}
+        devices = {view.device for view in models}
+        foreign = {device: pressure.room(device).used - held_on(device, models) for device in devices}
+        for view in models:
+            resident = self._residents[view.name] = known.get(view.name) or Resident(view, now)
+            if resident.look(view, pressure.gate_closed or view.name in pressure.paused, now):
+                self._settling.begin(resident, now)
+            if view.state in _WHOLE:
+                resident.last_whole = (view.memory_bytes, foreign[view.device])
+        for name in self._settling.look(models, pressure, now):
+            if name in self._residents:
+                self._residents[name].in_vain_at = now
+
+    def _cleanup(self, look: Look) -> tuple[Resident, Unload] | None:
+        """What the clean-up takes; it comes round again only when it finds nothing more."""
+        if self._cleaned_at is None:
+            self._cleaned_at = look.now
+        if look.now - self._cleaned_at < self._policy.cleanup_interval:
+            return None
+        chosen = for_cleanup(look)
+        if chosen is None:
+            self._cleaned_at = look.now
+        return chosen
+
+    def idle_seconds(self, name: str) -> float:
+        """How long a ready model had been idle at the last call, without the time its gate was closed; else 0."""
+        resident = self._residents.get(name)
+        return resident.idle if resident is not None and resident.view.state is ModelState.READY else 0.0
+
+    def waits_for(self, name: str) -> str | None:
+        """Why a model that is asked for is not being loaded, with the figures; None when nothing keeps it."""
+        return self._waits.get(name)
+
+    def learned_bytes(self, name: str) -> int | None:
+        """The memory that a load of the model was seen to take; None before its first."""
+        resident = self._residents.get(name)
+        return resident.learned if resident is not None else None
+
+    @property
+    def external_pressure(self) -> bool:
+        """Whether memory, or that of a GPU, is filled by others than us, so that nothing more is unloaded for it."""
+        return self._external
+
+    def stats(self) -> MemoryStats:
+        """Models known and in memory, and what they hold (GB of 10^9 bytes)."""
+        live = [r for r in self._residents.values() if r.view.state in LIVE_STATES]
+        return MemoryStats(
+            total_models=len(self._residents),
+            loaded_models=len(live),
+            total_memory_gb=round(sum(resident.held for resident in live) / 1e9, 2),
+            max_models=self._policy.max_models,
+        )
+
+
+def _relieved_room(unload: Unload, victim: Resident) -> str | None:
+    """The room for whose relief a model is unloaded; None when it is for another reason."""
+    if unload.cause is Cause.MEMORY:
+        return HOST
+    return victim.view.device if unload.cause is Cause.GPU_MEMORY else None
