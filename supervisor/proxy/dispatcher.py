@@ -1,0 +1,215 @@
+"""The dispatcher: takes requests in, lets them leave for workers in parts, and hands out what became of them.
+
+Knows no HTTP server and no process: requests come from `supervisor.proxy.server`, workers are attached and detached by
+whoever runs them (`Hosting`), orders come from the controller. Everything happens on one event loop, and only the
+`async` methods await, so every other one is a single step.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from supervisor.core.endpoint import Endpoint
+from supervisor.core.model import LaneOrders, Orders
+from supervisor.core.payload import Body, Inference, understand
+from supervisor.proxy.admission import Admission, Place, QueueLimits
+from supervisor.proxy.bell import Bell
+from supervisor.proxy.hosting import Hosting
+from supervisor.proxy.jobs import Connect, Job
+from supervisor.proxy.lane import Lane, ServedModel
+from supervisor.proxy.lanes import Demand, Lanes
+from supervisor.proxy.observer import NullObserver, ProxyObserver
+from supervisor.proxy.pump import Pump
+from supervisor.proxy.refusals import Reason, Refusal
+from supervisor.proxy.upstream import HttpWorker
+
+__all__ = ["Demand", "Dispatcher", "QueueLimits", "ServedModel"]
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+SHUTTING_DOWN: Final = "The supervisor is shutting down. Try again in a few seconds, or elsewhere."
+
+
+class Dispatcher(Hosting):
+    """One lane per model. `on_demand(model)` is called when a request waits for a model without a ready worker.
+
+    For every request: `admit`, then `submit`, then `job.outcome`; and `end`, whatever happened in between.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        limits: QueueLimits,
+        on_demand: Callable[[str], None],
+        observer: ProxyObserver | None = None,
+        *,
+        connect: Connect = HttpWorker,
+    ) -> None:
+        bell = Bell()
+        pump = Pump(asyncio.get_running_loop(), observer or NullObserver(), bell)
+        super().__init__(Lanes(), pump, bell, connect, on_demand)
+        self._admission = Admission(limits, self.drain_estimate)
+        self._orders = Orders()
+        self._jobs: dict[Job, Lane] = {}
+        self._numbers = 0
+        self._draining = False
+        self.configure(models, limits)
+
+    def configure(self, models: Sequence[ServedModel], limits: QueueLimits) -> None:
+        """Serve these models from now on, in this order. One that is gone is refused; what runs of it ends."""
+        self.limits = limits
+        self._admission.set_limits(limits)
+        self._pump.max_wait, self._pump.start_timeout = limits.max_wait, limits.start_timeout
+        for lane in self._lanes.configure(models, self._loop.time()):
+            self.retire(lane)
+        self.set_orders(self._orders)
+        for lane in self._lanes:
+            self._pump.rearm(lane)
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def admit(self, size: int) -> Place:
+        """Room for a request with a body of `size` bytes (0: unknown), to be reserved before it is read.
+
+        Raises:
+            Refusal: the queue is full, or no request is accepted any more.
+        """
+        if self._draining:
+            raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
+        return self._admission.reserve(size)
+
+    def submit(
+        self,
+        endpoint: Inference,
+        body: Body,
+        place: Place,
+        *,
+        arrived: float,
+        deadline: float | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> Job:
+        """Queue a request that was admitted; times are on the loop's clock.
+
+        Raises:
+            Refusal: no such model, or no worker of it can be had in time.
+        """
+        now = self._loop.time()
+        lane = self._lanes.asked_for(body)
+        plan = understand(endpoint, body, lane.model.name, lane.model.max_inputs)
+        self._numbers += 1
+        job = Job(self._numbers, endpoint, plan, headers, place, arrived, deadline, self._loop.create_future())
+        lane.add(job, now)
+        refusal = self.out_of_reach(lane, job, now)
+        if refusal is not None:
+            lane.queue.drop(job)
+            raise refusal
+        self._jobs[job] = lane
+        if deadline is not None:
+            self._pump.deadline(lane, job, deadline)
+        self._pump.run(lane)
+        if job.waiting:
+            if not lane.ready:
+                self._on_demand(lane.model.name)
+            elif not lane.open:
+                self._pump.trickle(self._lanes)
+        return job
+
+    def end(self, place: Place, job: Job | None) -> None:
+        """The request is over: its answer is written to the last byte, or its client has left, as a job or before.
+
+        What of it waits is dropped. What of it is at a worker stays there, since Infinity can't be told to stop: the
+        lane counts it until it is answered.
+        """
+        lane = None if job is None else self._jobs.pop(job, None)
+        if job is not None and lane is not None:
+            self._pump.drop(lane, job)
+            lane.end_lease(job)
+            # The next one may be smaller than the one that left and fit where that did not.
+            self._pump.run(lane)
+        place.give_back()
+        self._bell.ring()
+
+    def model_of(self, job: Job) -> str:
+        """The canonical name of the model that a job is for."""
+        return self._jobs[job].model.name
+
+    # -- orders and reports -----------------------------------------------------------------------------------------
+
+    def set_orders(self, orders: Orders) -> None:
+        """The state the data plane is to be in from now on."""
+        self._orders = orders
+        default = LaneOrders()
+        for lane in self._lanes:
+            lane.orders = orders.lanes.get(lane.model.name, default)
+            lane.paused = orders.paused
+            self._pump.run(lane)
+        self._pump.allow_trickle(orders.trickle_size if orders.trickle else None)
+        self._pump.trickle(self._lanes)
+
+    def demand(self) -> dict[str, Demand]:
+        """What is wanted of each configured model."""
+        return self._lanes.demand(self._loop.time())
+
+    @property
+    def totals(self) -> Demand:
+        """The same, summed over all models."""
+        return self._lanes.total(self._loop.time())
+
+    @property
+    def reserved(self) -> tuple[int, int]:
+        """Requests and bytes that have a place in the queue: what waits, and what is still being read."""
+        return self._admission.requests, self._admission.bytes
+
+    def longest_part(self, now: float) -> float:
+        """Seconds: the age of the oldest part that runs, or the longest that ended in the last 2 s if longer."""
+        return self._pump.pace.longest((part for lane in self._lanes for part in lane.parts), now)
+
+    def drain_estimate(self) -> float:
+        """In how many seconds the queue will be empty at the pace of late; 0 while nothing is known."""
+        inputs = sum(lane.queue.inputs + lane.inflight for lane in self._lanes)
+        return self._pump.pace.seconds_for(inputs, self._loop.time())
+
+    # -- any worker, for what is no inference -----------------------------------------------------------------------
+
+    def ready_worker(self) -> Endpoint | None:
+        """A worker that is ready, the first in the order of the configuration."""
+        return next((lane.endpoint for lane in self._lanes if lane.ready and not lane.retired), None)
+
+    async def wait_for_worker(self, timeout: float) -> Endpoint | None:
+        """A worker that is ready, waiting for one at most `timeout` seconds."""
+        await self._bell.until(lambda: self.ready_worker() is not None, timeout)
+        return self.ready_worker()
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused because the service is about to end."""
+        return self._draining
+
+    def begin_drain(self) -> None:
+        """Refuse new requests from now on; those that were admitted go on."""
+        self._draining = True
+
+    async def finish(self, timeout: float) -> bool:
+        """Wait until every request has its answer; after `timeout` seconds refuse those that have none.
+
+        Returns whether all were answered.
+        """
+
+        def over() -> bool:
+            return not self._jobs and not self._admission.requests
+
+        if await self._bell.until(over, timeout):
+            return True
+        for job, lane in list(self._jobs.items()):
+            self._pump.settle(lane, job, Refusal(Reason.DRAINING, SHUTTING_DOWN))
+        return False
+
+    async def close(self) -> None:
+        """Drop everything: what waits is refused, what runs is forgotten."""
+        self.begin_drain()
+        for job, lane in list(self._jobs.items()):
+            self._pump.settle(lane, job, Refusal(Reason.DRAINING, SHUTTING_DOWN))
+        await super().close()
+        await self._pump.close()

@@ -1,0 +1,130 @@
+"""Everything that is no inference goes to a ready worker as it is, streamed both ways: /docs, /openapi.json, /metrics.
+
+Owns what changes on the way: the headers that belong to one connection, and the worker's key in place of the client's.
+No gate and no queue: nothing here runs a model. It never wakes one either.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from supervisor.core.endpoint import Endpoint
+from supervisor.proxy import reading
+from supervisor.proxy.dispatcher import Dispatcher
+from supervisor.proxy.refusals import Reason, Refusal
+from supervisor.proxy.upstream import CONNECT_SECONDS
+
+# RFC 9110, 7.6.1, and what `Connection` names besides.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# Ours to write: the worker's key, our own 100 Continue, and the id under which we log the request.
+_OURS: Final = frozenset({"authorization", "expect", "x-request-id"})
+_LOOK_AGAIN_SECONDS: Final = 0.5
+
+
+class Passthrough:
+    """Sends requests on to whatever worker is ready; `starting` tells whether one may be ready soon."""
+
+    def __init__(self, dispatcher: Dispatcher, starting: Callable[[], bool], max_body_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
+        self._dispatcher = dispatcher
+        self._starting = starting
+        # A connection for each request: a kept one may turn out closed, and a streamed body can't be sent twice.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            skip_auto_headers=("Content-Type", "User-Agent", "Accept", "Accept-Encoding"),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Drop all connections."""
+        await self._session.close()
+
+    async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        """A worker's answer, streamed.
+
+        Raises:
+            Refusal: no worker is ready or about to be, or it was lost before it answered.
+        """
+        reading.declared_size(request, self.max_body_bytes)
+        worker = await self._worker()
+        headers = _passed_on(request.headers)
+        headers["Authorization"] = f"Bearer {worker.api_key}"
+        headers["x-request-id"] = request_id
+        try:
+            upstream = await self._session.request(
+                request.method,
+                URL(worker.base_url + request.rel_url.raw_path_qs, encoded=True),
+                headers=headers,
+                data=self._body(request) if request.body_exists else None,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error.__cause__, Refusal):  # from `_body`
+                raise error.__cause__ from None
+            text = f"A worker was lost before it answered: {error or type(error).__name__}. Try again."
+            raise Refusal(Reason.WORKER_UNAVAILABLE, text) from error
+        async with upstream:
+            headers = _passed_on(upstream.headers)
+            headers["x-request-id"] = request_id
+            response = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
+            await response.prepare(request)
+            try:
+                async for chunk in upstream.content.iter_any():
+                    await response.write(chunk)
+            except aiohttp.ClientError:
+                # The head is out: all that can still be told is that the body is not complete.
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionResetError("the worker was lost in the middle of its answer") from None
+            await response.write_eof()
+            return response
+
+    async def _worker(self) -> Endpoint:
+        """A ready worker; one that is starting is waited for as long as it may start."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._dispatcher.limits.start_timeout
+        while (worker := self._dispatcher.ready_worker()) is None:
+            if not self._starting() or loop.time() >= until:
+                text = "No worker is ready. A request for a model starts one."
+                raise Refusal(Reason.WORKER_UNAVAILABLE, text)
+            await self._dispatcher.wait_for_worker(_LOOK_AGAIN_SECONDS)
+        return worker
+
+    async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        await reading.say_continue(request)
+        size = 0
+        try:
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > self.max_body_bytes:
+                    raise reading.too_large(self.max_body_bytes)
+                yield chunk
+        except web.RequestPayloadError as error:
+            raise reading.unreadable(error) from error
+
+
+def _passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """The headers that are about the message, not about the connection it came on."""
+    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    left_out = _HOP_BY_HOP | _OURS | named
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in left_out)

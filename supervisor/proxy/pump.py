@@ -1,0 +1,205 @@
+"""The pump: sends parts when their lane lets them leave, waits for the answers, and ends jobs whose time is up.
+
+Owns the tasks that wait for workers and the lanes' timers. It decides nothing about order or size: that is the lane's.
+Everything but the tasks themselves is one step without an await.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from supervisor.proxy.bell import Bell
+from supervisor.proxy.jobs import MAX_SENDS, Job, Part, Reply, WorkerLost
+from supervisor.proxy.lane import Lane
+from supervisor.proxy.observer import ProxyObserver
+from supervisor.proxy.pace import Pace
+from supervisor.proxy.refusals import Reason, Refusal
+
+log = structlog.get_logger(__name__)
+
+# A request waits for a worker at most this many times `start_timeout`: once for its turn in memory, once for the load.
+# A load that makes progress may take longer than that, but its clients have then gone (openai's patience is 600 s).
+SLEEP_FACTOR: Final = 2.0
+
+
+class Pump:
+    """Moves parts from lanes to workers. `max_wait` and `start_timeout` (s) are those of `QueueLimits`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, observer: ProxyObserver, bell: Bell) -> None:
+        self._loop = loop
+        self._observer = observer
+        self._bell = bell
+        self.pace = Pace(loop.time())
+        self.max_wait = 60.0
+        self.start_timeout = 300.0
+        self._trickle: int | None = None
+        self._timers: dict[Lane, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- sending ----------------------------------------------------------------------------------------------------
+
+    def run(self, lane: Lane) -> None:
+        """Send what may leave."""
+        now = self._loop.time()
+        while (part := lane.next_part(now)) is not None:
+            self._send(lane, part)
+        if len(lane.queue) and lane not in self._timers:
+            self.rearm(lane)
+
+    def allow_trickle(self, size: int | None) -> None:
+        """From now on one part of at most `size` inputs may pass a closed gate; None = none may. Not added up."""
+        self._trickle = size
+
+    def trickle(self, lanes: Iterable[Lane]) -> None:
+        """Send the one part that may pass a closed gate: the oldest request's over all these lanes."""
+        if self._trickle is None:
+            return
+        now = self._loop.time()
+        waiting = [lane for lane in lanes if lane.trickles(now)]
+        if waiting:
+            lane = min(waiting, key=_oldest)
+            self._send(lane, lane.trickle_part(self._trickle, now))
+            self._trickle = None
+
+    def _send(self, lane: Lane, part: Part) -> None:
+        for piece in part.slices:
+            if piece.job.first_sent == part.sent_at:
+                self._observer.queue_waited(part.sent_at - piece.job.arrived)
+        part.task = task = self._loop.create_task(self._wait_for(lane, part))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _wait_for(self, lane: Lane, part: Part) -> None:
+        """One part's stay at the worker. A part that its lane has forgotten meanwhile was taken back: nothing to do."""
+        client = lane.client
+        assert client is not None, "parts are cut for attached workers only"
+        job = part.slices[0].job
+        try:
+            reply = await client.send(job.endpoint, part.body(), job.headers)
+        except WorkerLost as lost:
+            if part in lane.parts:
+                self._lost(lane, part, lost)
+        except Exception:  # a fault of ours must not leave the part at the worker for ever
+            log.exception("part_failed", model=lane.model.name, inputs=part.inputs)
+            if part in lane.parts:
+                lane.answered(part, self._loop.time())
+                text = "A fault in the supervisor; its log has the details."
+                for piece in part.slices:
+                    self.settle(lane, piece.job, Refusal(Reason.INTERNAL, text))
+                self.run(lane)
+        else:
+            if part in lane.parts:
+                self._answered(lane, part, reply)
+
+    def _answered(self, lane: Lane, part: Part, reply: Reply) -> None:
+        now = self._loop.time()
+        lane.answered(part, now)
+        self.pace.note(part, now)
+        if reply.ok:
+            # First the next part, then the merging: the worker is not to wait for us.
+            self.run(lane)
+            self._observer.inputs_done(lane.model.name, part.inputs)
+        for piece in part.slices:
+            if not piece.job.done:
+                outcome = piece.job.absorb(piece, reply)
+                if outcome is not None:
+                    self.settle(lane, piece.job, outcome)
+        if not reply.ok:
+            # The other way round: what waits of a request that failed is not to leave.
+            self.run(lane)
+        self._bell.ring()
+
+    def _lost(self, lane: Lane, part: Part, lost: WorkerLost) -> None:
+        log.warning("part_lost", model=lane.model.name, inputs=part.inputs, sent=lost.sent, error=str(lost))
+        self.give_up(lane, lane.lost(part, lost.sent, self._loop.time()))
+        self._loop.call_at(lane.resumes_at, self.run, lane)
+        self.rearm(lane)
+        self._bell.ring()
+
+    def give_up(self, lane: Lane, jobs: Iterable[Job]) -> None:
+        """End jobs whose parts took the worker down too often."""
+        for job in jobs:
+            text = f"The worker of {lane.model.name!r} was lost {MAX_SENDS} times while it ran this request."
+            self.settle(lane, job, Refusal(Reason.WORKER_UNAVAILABLE, text))
+
+    def take_back(self, lane: Lane) -> None:
+        """The worker is gone: forget the tasks that wait for it and let their rows wait again."""
+        for part in lane.parts:
+            if part.task is not None:
+                part.task.cancel()
+        self.give_up(lane, lane.detach(self._loop.time()))
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
+    def settle(self, lane: Lane, job: Job, outcome: Reply | Refusal) -> None:
+        """Give a job its outcome, if it has none yet; none of its rows leaves any more."""
+        lane.queue.drop(job)
+        if job.timer is not None:
+            job.timer.cancel()
+        if not job.done:
+            job.outcome.set_result(outcome)
+
+    def drop(self, lane: Lane, job: Job) -> None:
+        """Nobody waits for this job any more."""
+        lane.queue.drop(job)
+        if job.timer is not None:
+            job.timer.cancel()
+        job.outcome.cancel()
+
+    def deadline(self, lane: Lane, job: Job, at: float) -> None:
+        """End a job at the time its client gave it, whatever becomes of its model."""
+        text = "The time that x-request-timeout-ms allows is over."
+        job.timer = self._loop.call_at(at, self.settle, lane, job, Refusal(Reason.DEADLINE_EXCEEDED, text))
+
+    # -- timers -----------------------------------------------------------------------------------------------------
+
+    def rearm(self, lane: Lane) -> None:
+        """End the jobs of a lane whose time is up and look again when the next one's may be.
+
+        Called when a lane's readiness or the limits changed, and by its timer. A timer may fire too early, since jobs
+        leave meanwhile; it never fires late, since the clocks it is set by only stop, never jump.
+        """
+        timer = self._timers.pop(lane, None)
+        if timer is not None:
+            timer.cancel()
+        now = self._loop.time()
+        due, seconds = lane.expired(self.max_wait, SLEEP_FACTOR * self.start_timeout, now)
+        for job in due:
+            self.settle(lane, job, self._too_late(lane, now))
+        if seconds is not None:
+            self._timers[lane] = self._loop.call_at(now + seconds, self.rearm, lane)
+
+    def _too_late(self, lane: Lane, now: float) -> Refusal:
+        name = lane.model.name
+        if not lane.ready:
+            text = f"No worker for {name!r} became ready in {SLEEP_FACTOR * self.start_timeout:.0f} s."
+            return Refusal(Reason.WORKER_UNAVAILABLE, f"{text} Try again later.", retry_after=self.start_timeout)
+        if not lane.open:
+            text = f"The supervisor holds requests to protect the host, by now for longer than {self.max_wait:.0f} s"
+            return Refusal(Reason.PAUSED, f"{text} (queue.max_wait). Try again later.")
+        if lane.suspended(now):
+            return Refusal(Reason.WORKER_UNAVAILABLE, f"The worker of {name!r} does not answer. Try again later.")
+        text = f"The request waited {self.max_wait:.0f} s (queue.max_wait) behind others."
+        return Refusal(Reason.DEADLINE_EXCEEDED, f"{text} Send fewer at a time, or allow longer waits.")
+
+    def forget(self, lane: Lane) -> None:
+        """The lane is no more."""
+        timer = self._timers.pop(lane, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """Stop waiting for anything."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _oldest(lane: Lane) -> tuple[float, int]:
+    job = next(iter(lane.queue))
+    return job.arrived, job.number

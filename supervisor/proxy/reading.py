@@ -1,0 +1,120 @@
+"""Reading a request off the wire: how large it may be, how long it may take, what its headers ask for.
+
+Owns the limits on one request's head and body. Nothing here looks into the body.
+"""
+
+import asyncio
+import math
+import uuid
+from typing import Final
+
+from aiohttp import web
+
+from supervisor.proxy.admission import Place
+from supervisor.proxy.refusals import Reason, Refusal
+
+# A body of which nothing comes for so long (s) holds a place in the queue for nobody.
+IDLE_SECONDS: Final = 30.0
+# A day: longer than any client waits, and far from where floats lose milliseconds.
+LONGEST_TIMEOUT_MS: Final = 86_400_000
+_LONGEST_ID: Final = 128
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The client's `x-request-id`, or one of ours where there is none fit for a header and a log line."""
+    given = request.headers.get("x-request-id", "")
+    if 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable() and " " not in given:
+        return given
+    return uuid.uuid4().hex
+
+
+def deadline(request: web.BaseRequest, arrived: float) -> float | None:
+    """When `x-request-timeout-ms` is over, on the clock of `arrived`; None without that header.
+
+    Raises:
+        Refusal: it is no number of milliseconds.
+    """
+    given = request.headers.get("x-request-timeout-ms")
+    if given is None:
+        return None
+    try:
+        milliseconds = float(given)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds <= LONGEST_TIMEOUT_MS:
+        raise Refusal(
+            Reason.BAD_REQUEST,
+            f"x-request-timeout-ms must be a number of milliseconds above 0 and at most {LONGEST_TIMEOUT_MS}.",
+            param="x-request-timeout-ms",
+        )
+    return arrived + milliseconds / 1000
+
+
+def declared_size(request: web.BaseRequest, limit: int) -> int:
+    """The Content-Length, 0 for a body that comes in chunks; raises Refusal `too_large` beyond `limit`."""
+    size = request.content_length or 0
+    if size > limit:
+        raise too_large(limit)
+    return size
+
+
+async def body(request: web.BaseRequest, place: Place, limit: int, until: float | None) -> bytes:
+    """The whole body, as it came. What was not declared is reserved in `place` as it comes.
+
+    Raises:
+        Refusal: it is too large, too slow, not what HTTP allows, or the deadline `until` passed.
+    """
+    content = request.content
+    if content.is_eof():  # small ones come with their head
+        whole = content.read_nowait()
+        _take(place, len(whole), limit)
+        return whole
+    await say_continue(request)
+    chunks: list[bytes] = []
+    size = 0
+    loop = asyncio.get_running_loop()
+    too_slow_at = 0.0
+    try:
+        while not content.at_eof():
+            too_slow_at = loop.time() + IDLE_SECONDS
+            async with asyncio.timeout_at(too_slow_at if until is None else min(until, too_slow_at)):
+                chunk = await content.readany()
+            size += len(chunk)
+            _take(place, size, limit)
+            chunks.append(chunk)
+    except TimeoutError:
+        if until is not None and until <= too_slow_at:
+            text = "The time that x-request-timeout-ms allows was over before the body had come."
+            raise Refusal(Reason.DEADLINE_EXCEEDED, text) from None
+        raise Refusal(Reason.SLOW_BODY, f"Nothing of the body came for {IDLE_SECONDS:.0f} s.") from None
+    except web.RequestPayloadError as error:
+        raise unreadable(error) from error
+    return b"".join(chunks)
+
+
+async def say_continue(request: web.BaseRequest) -> None:
+    """Let a client that asks first (curl does, beyond 1 MB) send its body: not before it has a place in the queue."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(_CONTINUE)
+        request.writer.output_size = 0  # aiohttp would take it for the beginning of an answer
+
+
+def _take(place: Place, size: int, limit: int) -> None:
+    """Reserve what came beyond what was declared."""
+    if size > limit:
+        raise too_large(limit)
+    if size > place.bytes:
+        place.grow(size - place.bytes)
+
+
+def too_large(limit: int) -> Refusal:
+    """The refusal of a body beyond `limit` bytes."""
+    return Refusal(
+        Reason.TOO_LARGE, f"The body is larger than {limit} bytes (proxy.max_body_bytes). Send fewer inputs."
+    )
+
+
+def unreadable(error: Exception) -> Refusal:
+    """The refusal of a body that breaks the rules of HTTP."""
+    return Refusal(Reason.BAD_REQUEST, f"The body can't be read: {error}")

@@ -1,0 +1,153 @@
+"""The data plane's HTTP server: which path goes where, and when it listens.
+
+On aiohttp's low-level server, without its router and middlewares: this path is walked for every request, and single
+short inputs cost more HTTP than inference.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from supervisor.core.model import ModelState
+from supervisor.core.payload import Inference
+from supervisor.errors import StartError
+from supervisor.proxy import catalog, reading
+from supervisor.proxy.catalog import ModelEntry
+from supervisor.proxy.dispatcher import SHUTTING_DOWN, Dispatcher
+from supervisor.proxy.inference import CLIENT_GONE, JSON, SERVER, InferenceHandler
+from supervisor.proxy.observer import NullObserver, ProxyObserver
+from supervisor.proxy.passthrough import Passthrough
+from supervisor.proxy.refusals import Reason, Refusal
+
+__all__ = ["ModelEntry", "ProxyServer"]
+
+log = structlog.get_logger(__name__)
+
+# Seconds between two requests on a connection, and for the first one's head: a slow head holds a socket, nothing more.
+KEEP_ALIVE_SECONDS: Final = 75.0
+# How long the rest of a refused body is read and thrown away, so that the client sees the refusal and not a reset.
+LINGER_SECONDS: Final = 2.0
+BACKLOG: Final = 2048
+
+_INFERENCE: Final = {prefix + kind.path: kind for kind in Inference for prefix in ("", "/v1")}
+_MODELS: Final = frozenset({"/models", "/v1/models"})
+_HEALTH: Final = "/health"
+
+
+class ProxyServer:
+    """Serves `listen` ("host:port"; port 0 picks one, see `port`). `models_view` lists the configured models."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        listen: str,
+        max_body_bytes: int,
+        models_view: Callable[[], Sequence[ModelEntry]],
+        observer: ProxyObserver | None = None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._listen = listen
+        self._models_view = models_view
+        self._observer = observer or NullObserver()
+        self._loop = asyncio.get_running_loop()
+        self._infer = InferenceHandler(dispatcher, self._observer, max_body_bytes)
+        self._pass = Passthrough(dispatcher, self._starting, max_body_bytes)
+        self._http = web.Server(
+            self._handle,
+            handler_cancellation=True,  # a client that leaves takes its queued work with it
+            auto_decompress=False,  # Infinity does not either: a compressed body is its 400
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+        )
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        assert self._listener is not None, "it does not listen"
+        port: int = self._listener.sockets[0].getsockname()[1]
+        return port
+
+    def set_max_body_bytes(self, size: int) -> None:
+        """Bodies beyond this are refused from now on."""
+        self._infer.max_body_bytes = self._pass.max_body_bytes = size
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            StartError: the address can't be had.
+        """
+        host, _, port = self._listen.rpartition(":")
+        try:
+            self._listener = await self._loop.create_server(self._http, host.strip("[]"), int(port), backlog=BACKLOG)
+        except OSError as error:
+            raise StartError(f"proxy.listen {self._listen}: {error.strerror or error}") from error
+
+    async def stop_accepting(self) -> None:
+        """Close the listening socket; connections that are open go on."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Close all connections; requests that are being answered get `timeout` seconds."""
+        await self.stop_accepting()
+        self._http.pre_shutdown()
+        await self._http.shutdown(timeout)
+        await self._pass.close()
+
+    # -- one request ------------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path
+        request_id = reading.request_id(request)
+        try:
+            endpoint = _INFERENCE.get(path)
+            if endpoint is not None and request.method == "POST":
+                return await self._infer(request, endpoint, request_id)
+            if path == _HEALTH or path in _MODELS:
+                return self._own(request, path, request_id)
+            return await self._passed(request, request_id)
+        except Refusal as refusal:
+            return self._infer.refuse(request, refusal, request_id)
+        except ConnectionError:
+            raise
+        except Exception:  # whatever it is, it is one request's: the client gets an answer, the log the details
+            log.exception("request_failed", path=path, request_id=request_id)
+            text = "A fault in the supervisor; its log has the details."
+            return self._infer.refuse(request, Refusal(Reason.INTERNAL, text), request_id)
+
+    async def _passed(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        arrived = self._loop.time()
+        code = CLIENT_GONE
+        try:
+            try:
+                response = await self._pass(request, request_id)
+            except Refusal as refusal:
+                response = self._infer.refuse(request, refusal, request_id)
+            code = response.status
+            return response
+        finally:
+            self._observer.request_done("other", None, code, self._loop.time() - arrived)
+
+    def _own(self, request: web.BaseRequest, path: str, request_id: str) -> web.Response:
+        """`/health` and `/models`; another method than GET is refused in Infinity's words."""
+        headers = {"Content-Type": JSON, "Server": SERVER, "x-request-id": request_id}
+        if request.method != "GET":
+            headers["Allow"] = "GET"
+            return web.Response(status=405, body=b'{"detail":"Method Not Allowed"}', headers=headers)
+        if path == _HEALTH:
+            if self._dispatcher.draining:
+                raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
+            return web.Response(body=catalog.health(), headers=headers)
+        limit = self._dispatcher.limits.max_requests
+        body = catalog.models(self._models_view(), self._dispatcher.demand(), limit)
+        return web.Response(body=body, headers=headers)
+
+    def _starting(self) -> bool:
+        return any(entry.state is ModelState.STARTING for entry in self._models_view())

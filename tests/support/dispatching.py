@@ -1,0 +1,270 @@
+"""A dispatcher in virtual time, with scripted workers and clients that are one line each.
+
+    async with World() as world:
+        world.up("a")                               # a worker that takes `seconds` for a part
+        client = world.ask("a", 40)                 # a request for 40 rows
+        assert (await client).status == 200
+
+Every part that reaches a worker is checked against the invariants of `supervisor.proxy.lane`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from supervisor.core.endpoint import Endpoint
+from supervisor.core.model import LaneOrders, Orders
+from supervisor.core.payload import Inference, read_body
+from supervisor.proxy.dispatcher import Dispatcher, QueueLimits, ServedModel
+from supervisor.proxy.jobs import Job, Reply, WorkerLost
+from supervisor.proxy.refusals import Refusal
+from tests.support import fake_infinity
+
+
+@dataclass
+class Sent:
+    """A part as it reached a worker."""
+
+    at: float
+    rows: list[str]
+    body: bytes
+
+
+class Worker:
+    """A worker that answers every part after `seconds`, unless `script` (by the part's number) raises or answers."""
+
+    def __init__(self, world: "World", endpoint: Endpoint) -> None:
+        self.world = world
+        self.endpoint = endpoint
+        self.seconds = 1.0
+        self.script: Callable[[Sent], Reply | None] = lambda sent: None
+        self.sent: list[Sent] = []
+        self.running: list[int] = []
+        self.closed = False
+
+    async def send(self, endpoint: Inference, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Checks the invariants, waits, answers as Infinity does."""
+        assert not self.closed, "a part was sent to a worker that is gone"
+        request = orjson.loads(body)
+        rows = request["documents" if endpoint is Inference.RERANK else "input"]
+        sent = Sent(self.world.now, rows, body)
+        self.sent.append(sent)
+        self.world.check_part(self, len(rows))
+        self.running.append(len(rows))
+        try:
+            await asyncio.sleep(self.seconds)
+            reply = self.script(sent)
+        finally:
+            self.running.remove(len(rows))
+        if reply is not None:
+            return reply
+        status, content = fake_infinity.answer(endpoint.value, body, model=self.endpoint.model)
+        return Reply(status, content, {"content-type": "application/json"})
+
+    async def close(self) -> None:
+        """Gone."""
+        self.closed = True
+
+    @property
+    def order(self) -> list[str]:
+        """The first row of each part, in the order in which they came."""
+        return [sent.rows[0] for sent in self.sent]
+
+
+@dataclass
+class Client:
+    """One request and what became of it."""
+
+    name: str
+    task: asyncio.Task[Reply | Refusal]
+    job: Job | None = None
+    answered_at: float | None = None
+    expected: bytes = b""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has its answer."""
+        return self.task.done()
+
+    def __await__(self):  # type: ignore[no-untyped-def]
+        return self.task.__await__()
+
+    def leave(self) -> None:
+        """The client closes its connection."""
+        self.task.cancel()
+
+    @property
+    def refusal(self) -> Refusal:
+        """The refusal it got."""
+        outcome = self.task.result()
+        assert isinstance(outcome, Refusal), outcome
+        return outcome
+
+    @property
+    def right(self) -> bool:
+        """Whether it got exactly what a single worker would have answered to it alone."""
+        outcome = self.task.result()
+        return isinstance(outcome, Reply) and outcome.status == 200 and outcome.body == self.expected
+
+
+class Counter:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.reasons: list[str] = []
+        self.inputs: dict[str, int] = {}
+
+    def request_done(self, endpoint: str, model: str | None, code: int, seconds: float) -> None:
+        """Not the dispatcher's to call."""
+
+    def queue_waited(self, seconds: float) -> None:
+        """Remembered."""
+        self.waits.append(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Remembered."""
+        self.reasons.append(reason)
+
+    def inputs_done(self, model: str, n: int) -> None:
+        """Summed."""
+        self.inputs[model] = self.inputs.get(model, 0) + n
+
+
+@dataclass
+class World:
+    """A dispatcher, its workers and its clients."""
+
+    models: tuple[ServedModel, ...] = (ServedModel("a"),)
+    limits: QueueLimits = field(default_factory=QueueLimits)
+
+    def __post_init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.demanded: list[str] = []
+        self.counter = Counter()
+        self.workers: list[Worker] = []
+        self.loosened = False
+        self.trickling = False
+        self.orders = Orders()
+        self.dispatcher = Dispatcher(
+            self.models, self.limits, self.demanded.append, self.counter, connect=self._connect
+        )
+
+    def _connect(self, endpoint: Endpoint) -> Worker:
+        worker = Worker(self, endpoint)
+        self.workers.append(worker)
+        return worker
+
+    @property
+    def now(self) -> float:
+        """The virtual time."""
+        return self.loop.time()
+
+    def order(
+        self, batch: int = 16, window: int = 2, *, paused: bool = False, closed: str = "", trickle: int = 0
+    ) -> None:
+        """New orders for all models; those named in `closed` (a letter each) have their own gate shut."""
+        self.loosened = True  # what is at a worker was sent under the orders before
+        lanes = {m.name: LaneOrders(m.name not in closed, batch, window) for m in self.models}
+        self.trickling = bool(trickle)
+        self.orders = Orders(paused, None, lanes, self.trickling, trickle or 1)
+        self.dispatcher.set_orders(self.orders)
+
+    def check_part(self, worker: Worker, rows: int) -> None:
+        """A part that has just left must obey the orders of this moment."""
+        orders = self.orders.lanes.get(worker.endpoint.model, LaneOrders())
+        closed = self.orders.paused or not orders.open
+        assert rows <= (max(orders.batch_size, self.orders.trickle_size) if self.trickling else orders.batch_size)
+        assert not closed or self.trickling, "a part left through a closed gate"
+        if not self.loosened:
+            assert sum(worker.running) + rows <= orders.batch_size * orders.window
+
+    def up(self, model: str = "a", seconds: float = 1.0) -> Worker:
+        """A worker for this model is ready."""
+        self.dispatcher.attach(Endpoint(model, "127.0.0.1", 1000 + len(self.workers), "key"))
+        worker = self.workers[-1]
+        worker.seconds = seconds
+        return worker
+
+    def ask(
+        self,
+        model: str | None = "a",
+        rows: int = 1,
+        *,
+        name: str = "",
+        within: float | None = None,
+        endpoint: Inference = Inference.EMBEDDINGS,
+        writing: float = 0.0,
+        raw: bytes | None = None,
+        **options: object,
+    ) -> Client:
+        """A request for so many rows with a deadline `within` seconds; its answer takes `writing` s to write."""
+        texts = [f"{name or 'x'}{i}" for i in range(rows)]
+        field = "documents" if endpoint is Inference.RERANK else "input"
+        body = raw or orjson.dumps({"model": model, field: texts, "query": "q", **options})
+        client = Client(name, self.loop.create_task(self._request(endpoint, body, within, writing, lambda: client)))
+        client.expected = fake_infinity.answer(endpoint.value, body, model=model or "")[1]
+        return client
+
+    async def _request(
+        self, endpoint: Inference, body: bytes, within: float | None, writing: float, me: Callable[[], Client]
+    ) -> Reply | Refusal:
+        """What the HTTP side does for one request."""
+        arrived = self.now
+        place = None
+        client = me()
+        try:
+            place = self.dispatcher.admit(len(body))
+            client.job = self.dispatcher.submit(
+                endpoint,
+                read_body(body, "application/json"),
+                place,
+                arrived=arrived,
+                deadline=None if within is None else arrived + within,
+            )
+            outcome = await client.job.outcome
+            await asyncio.sleep(writing)
+            return outcome
+        except Refusal as refusal:
+            return refusal
+        finally:
+            client.answered_at = self.now
+            if place is not None:
+                self.dispatcher.end(place, client.job)
+
+    async def settle(self) -> None:
+        """Let everything happen that happens now, without time passing."""
+        for _ in range(8):
+            await asyncio.sleep(0)
+
+    def check_empty(self) -> None:
+        """Nothing is left of any request."""
+        total = self.dispatcher.totals
+        assert (total.queued_requests, total.queued_inputs, total.queued_bytes) == (0, 0, 0)
+        assert (total.inflight_parts, total.inflight_inputs, total.leases) == (0, 0, 0)
+        assert self.dispatcher.reserved == (0, 0)
+
+
+@contextlib.asynccontextmanager
+async def world(*models: str, **limits: float) -> AsyncIterator[World]:
+    """A world with these models (default: one, "a") and limits, closed at the end."""
+    made = World(
+        tuple(ServedModel(name) for name in models) or (ServedModel("a"),),
+        QueueLimits(**limits),  # type: ignore[arg-type]
+    )
+    try:
+        yield made
+    finally:
+        await made.dispatcher.close()
+
+
+def lost(sent: bool = True) -> Callable[[Sent], Reply | None]:
+    """A script: every part is lost."""
+
+    def script(_: Sent) -> Reply | None:
+        raise WorkerLost("it is gone", sent=sent)
+
+    return script
