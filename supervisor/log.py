@@ -222,6 +222,8 @@ def _console(*, colors: bool) -> Processor:
     )
 
     def console(logger: WrappedLogger, method: str, fields: EventDict) -> str:
+        if "text" in fields:  # a decision: for eyes its sentence is all of it
+            fields = {key: fields[key] for key in ("timestamp", "level", "event", "text") if key in fields}
         for key, value in fields.items():
             if key != "exception" and not isinstance(value, int | float | None):
                 fields[key] = printable(value if isinstance(value, str) else repr(value))

@@ -135,7 +135,8 @@ def test_quickstart_yaml_loads_beside_what_quickstart_makes(tmp_path: Path) -> N
     assert checked.settings.infinity.command == (str(program), "v2")
     assert checked.settings.infinity.env == {"HF_HUB_OFFLINE": "1"}
     assert checked.settings.state_dir == f"{tmp_path}/.quickstart/state"
-    [model] = checked.settings.models
+    model, second = checked.settings.models
+    assert (second.name, second.model_id, second.preload) == ("minilm-2", model.model_id, False)
     assert (model.name, model.aliases) == ("minilm", ("sentence-transformers/all-MiniLM-L6-v2",))
     assert (model.model_id, model.engine, model.device) == (f"{tmp_path}/.quickstart/model", "torch", "cpu")
     assert model.preload
@@ -147,6 +148,7 @@ def test_quickstart_yaml_names_what_is_not_there_yet(tmp_path: Path) -> None:
     assert [fault.path for fault in check(tmp_path / "quickstart.yaml").faults] == [
         "infinity.command.0",
         "models.0.model_id",
+        "models.1.model_id",
     ]
 
 
