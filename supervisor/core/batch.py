@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from supervisor.core.assessment import Assessment, SignalState
+from supervisor.core.hysteresis import MARGIN
 from supervisor.core.model import Rung, Signal
 from supervisor.core.policy import BatchPolicy
 
@@ -43,7 +44,8 @@ class BatchSizeController:
         1. Only signals with a shrink threshold that were ever read have a say.
         2. No step while the gate is closed, or within the cooldown of the last.
         3. Down when one is on shrink or above, unless it is already back below `increase_threshold`; also when a memory
-           is above `decrease_threshold`.
+           is above `decrease_threshold`. A memory that stands between leaving shrink and entering it holds the size: it
+           may stand there for good, and smaller batches give no memory back.
         4. Up when all are below `increase_threshold`, or all have been below shrink for 30 s. Beyond the initial size
            only while there is work (`working`): an idle host proves nothing about larger batches.
         """
@@ -89,11 +91,12 @@ class BatchSizeController:
         decrease, shrink = 100 * self.policy.decrease_threshold, state.shrink_at
         if shrink is None or state.rung is None:
             return None
-        back = state.percent is not None and state.percent < 100 * self.policy.increase_threshold
-        if state.rung >= Rung.SHRINK and not back:
+        memory, percent = state.signal in (Signal.MEMORY, Signal.GPU_MEMORY), state.percent
+        back = percent is not None and percent < 100 * self.policy.increase_threshold
+        held = memory and percent is not None and shrink - MARGIN <= percent < shrink
+        if state.rung >= Rung.SHRINK and not (back or held):
             return shrink
-        memory = state.signal in (Signal.MEMORY, Signal.GPU_MEMORY)
-        return decrease if memory and state.percent is not None and state.percent > decrease else None
+        return decrease if memory and percent is not None and percent > decrease else None
 
     def _may_grow(self, states: Sequence[SignalState], now: float) -> bool:
         increase = 100 * self.policy.increase_threshold

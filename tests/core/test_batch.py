@@ -87,8 +87,18 @@ def test_memory_lowers_by_its_level(signal: Signal) -> None:
 
 def test_memory_lowers_by_its_rung_too() -> None:
     """Shrink for exhaustion at 75 %, or with a shrink threshold below `decrease_threshold`, steps down as well."""
+    controller = BatchSizeController(BatchPolicy(decrease_threshold=0.95))
+    assert controller.adjust(host(memory=86, memory_rung=Rung.SHRINK), False, 0.0) is not None
     controller = BatchSizeController(BatchPolicy())
     assert controller.adjust(host(memory=75, memory_rung=Rung.SHRINK), False, 0.0) is not None
+
+
+def test_memory_that_stands_between_leaving_and_entering_holds() -> None:
+    """At 82 % on shrink, which is left below 80, the size stays: it would step to 1 for others' steady memory."""
+    controller = BatchSizeController(BatchPolicy())
+    for at in range(0, 100, 5):
+        assert controller.adjust(host(memory=82, memory_rung=Rung.SHRINK), False, float(at)) is None
+    assert controller.adjust(host(memory=85.5, memory_rung=Rung.SHRINK), False, 100.0) is not None
 
 
 def test_signal_on_its_way_back_lowers_no_more() -> None:
