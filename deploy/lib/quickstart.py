@@ -68,8 +68,11 @@ def effective_config() -> dict[str, Any]:
         last = (checked.stderr or checked.stdout).strip().rpartition("\n")[2]
         raise SetupError(f"{COMMAND} does not work ({last}): remove .venv and run this again") from None
     if not answer["ok"]:
-        faults = "\n".join("{file}:{line}: {path}: {message}".format_map(fault) for fault in answer["faults"])
-        raise SetupError(f"the config is not valid:\n{faults}")
+        faults = (
+            f"{fault['file']}:{fault['line']}: {fault['path']}{': ' if fault['path'] else ''}{fault['message']}"
+            for fault in answer["faults"]
+        )
+        raise SetupError("the config is not valid:\n" + "\n".join(faults))
     config: dict[str, Any] = answer["effective"]
     return config
 

@@ -9,7 +9,7 @@ Pure: bytes and values in, bytes and values out.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from typing import Any, Final
 
@@ -71,42 +71,42 @@ class Naming(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request body as far as it can be read; `fields` is None when it must go as it is."""
+    """A request body as far as it can be read. Unless `exact`, `fields` is good for counting only: it goes as it is."""
 
     raw: bytes
     naming: Naming
     model: str | None = None
-    fields: Mapping[str, Any] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    exact: bool = False
 
 
 def read_body(raw: bytes, content_type: str | None) -> Body:
     """What `raw` says, read the way Infinity would.
 
     1. A content type other than JSON: Infinity does not even parse it.
-    2. JSON that orjson refuses and Python's parser (Infinity's) accepts, such as NaN, lone surrogates, UTF-16: only the
-       model's name is taken from it.
-    3. No content type at all: Infinity's versions differ, so likewise only the name.
+    2. JSON that orjson refuses and Python's parser (Infinity's) accepts, such as NaN, lone surrogates, UTF-16: it can't
+       be written anew, but the model it names and its inputs count.
+    3. No content type at all: Infinity's versions differ, so likewise.
     """
     if content_type is not None and not _is_json(content_type):  # 1
         return Body(raw, Naming.ILLEGIBLE)
-    strict = content_type is not None  # 3
+    exact = content_type is not None  # 3
     try:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        strict = False  # 2
+        exact = False  # 2
         try:
             parsed = json.loads(raw)
         except (ValueError, RecursionError):
             return Body(raw, Naming.ILLEGIBLE)
     if not isinstance(parsed, dict):
         return Body(raw, Naming.ILLEGIBLE)
-    fields = parsed if strict else None
     if "model" not in parsed:
-        return Body(raw, Naming.ABSENT, None, fields)
+        return Body(raw, Naming.ABSENT, None, parsed, exact)
     name = parsed["model"]
     if not isinstance(name, str):
-        return Body(raw, Naming.ILLEGIBLE, None, fields)
-    return Body(raw, Naming.NAMED, name, fields)
+        return Body(raw, Naming.ILLEGIBLE, None, parsed)
+    return Body(raw, Naming.NAMED, name, parsed, exact)
 
 
 def _is_json(content_type: str) -> bool:
@@ -134,16 +134,16 @@ class Whole:
 class Rows:
     """A request for `inputs` rows that may be sent as any sequence of parts that covers them."""
 
-    __slots__ = ("_fields", "_prefix", "_shape", "_top_n", "field", "inputs", "raw", "rows")
+    __slots__ = ("_fields", "_prefix", "_shape", "_top_n", "_where", "inputs", "raw", "rows")
     divisible: Final = True
 
-    def __init__(self, raw: bytes, fields: Mapping[str, Any], field: str, shape: Shape, top_n: int | None) -> None:
-        value = fields[field]
+    def __init__(self, raw: bytes, fields: Mapping[str, Any], where: str, shape: Shape, top_n: int | None) -> None:
+        value = fields[where]
         self.raw = raw
-        self.field = field
         self.rows: list[str] = [value] if isinstance(value, str) else value
         self.inputs = len(self.rows)
         self._fields = fields
+        self._where = where
         self._shape = shape
         self._top_n = top_n
         self._prefix: bytes | None = None
@@ -154,10 +154,10 @@ class Rows:
             return self.raw
         if self._prefix is None:
             # `top_n` is for the merged answer: a part that cut its rows could lose the best ones.
-            options = {key: value for key, value in self._fields.items() if key not in (self.field, "top_n")}
+            options = {key: value for key, value in self._fields.items() if key not in (self._where, "top_n")}
             opening = orjson.dumps(options)[:-1]
             separator = b"," if options else b""
-            self._prefix = opening + separator + orjson.dumps(self.field) + b":"
+            self._prefix = opening + separator + orjson.dumps(self._where) + b":"
         return self._prefix + orjson.dumps(self.rows[start:stop]) + b"}"
 
     def merge(self) -> Merge:
@@ -171,12 +171,10 @@ Plan = Whole | Rows
 def understand(endpoint: Inference, body: Body, model: str, limit: int = DEFAULT_MAX_INPUTS) -> Plan:
     """How `body` may be sent to `model`, its canonical name, whose worker accepts `limit` inputs in a request."""
     fields = body.fields
-    if fields is None:
-        return Whole(body.raw, 1)
-    field = _ROWS_FIELD[endpoint]
+    where = _ROWS_FIELD[endpoint]
     shape = _SHAPES.get(endpoint)
-    if shape is None or body.naming is Naming.ILLEGIBLE or not _acceptable(endpoint, fields, limit):
-        return Whole(body.raw, _weight(fields.get(field), limit))
+    if shape is None or not body.exact or not _acceptable(endpoint, fields, limit):
+        return Whole(body.raw, _weight(fields.get(where), limit))
     raw = body.raw
     try:
         if body.naming is Naming.NAMED and body.model != model:
@@ -185,9 +183,9 @@ def understand(endpoint: Inference, body: Body, model: str, limit: int = DEFAULT
         elif fields.keys() - _KNOWN_FIELDS[endpoint]:
             orjson.dumps(fields)
     except TypeError:  # an unknown key nested deeper than orjson writes (254 levels, it reads 1,024)
-        return Whole(body.raw, _weight(fields[field], limit))
+        return Whole(body.raw, _weight(fields[where], limit))
     top_n = fields.get("top_n") if endpoint is Inference.RERANK else None
-    return Rows(raw, fields, field, shape, None if top_n is None else int(top_n))
+    return Rows(raw, fields, where, shape, None if top_n is None else int(top_n))
 
 
 def _weight(rows: object, limit: int) -> int:

@@ -79,6 +79,7 @@ class Hosting:
             self.retire(lane)
             self._lanes.remove(lane)
         else:
+            self._refuse_out_of_reach(lane)
             self._pump.rearm(lane)
             if len(lane.queue):
                 self._on_demand(model)
@@ -101,12 +102,9 @@ class Hosting:
         lane = self._lanes.of(model)
         if lane is None:
             return
-        now = self._loop.time()
-        lane.trouble = Unavailable(reason, None if retry_after is None else now + retry_after)
-        for job in list(lane.queue):
-            refusal = self.out_of_reach(lane, job, now)
-            if refusal is not None:
-                self._pump.settle(lane, job, refusal)
+        until = None if retry_after is None else self._loop.time() + retry_after
+        lane.trouble = Unavailable(reason, until)
+        self._refuse_out_of_reach(lane)
 
     def available(self, model: str) -> None:
         """A worker may be had again: requests wait for it."""
@@ -136,6 +134,13 @@ class Hosting:
                 return None
             seconds = trouble.until - now
         return Refusal(Reason.WORKER_UNAVAILABLE, text, retry_after=seconds, model=lane.model.name)
+
+    def _refuse_out_of_reach(self, lane: Lane) -> None:
+        now = self._loop.time()
+        for job in list(lane.queue):
+            refusal = self.out_of_reach(lane, job, now)
+            if refusal is not None:
+                self._pump.settle(lane, job, refusal)
 
     async def close(self) -> None:
         """Take everything back from the workers and drop the connections to them."""

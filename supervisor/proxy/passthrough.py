@@ -66,6 +66,9 @@ class Passthrough:
             Refusal: no worker is ready or about to be, or it was lost before it answered.
         """
         reading.declared_size(request, self.max_body_bytes)
+        target = request.rel_url.raw_path_qs
+        if not target.startswith("/"):  # `OPTIONS *`, `CONNECT host:port`: it would become part of the worker's address
+            raise Refusal(Reason.BAD_REQUEST, "The request target must be a path.")
         worker = await self._worker()
         headers = _passed_on(request.headers)
         headers["Authorization"] = f"Bearer {worker.api_key}"
@@ -73,7 +76,7 @@ class Passthrough:
         try:
             upstream = await self._session.request(
                 request.method,
-                URL(worker.base_url + request.rel_url.raw_path_qs, encoded=True),
+                URL(worker.base_url + target, encoded=True),
                 headers=headers,
                 data=self._body(request) if request.body_exists else None,
                 allow_redirects=False,

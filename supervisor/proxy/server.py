@@ -5,11 +5,13 @@ short inputs cost more HTTP than inference.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from supervisor.core.model import ModelState
 from supervisor.core.payload import Inference
@@ -37,6 +39,16 @@ _MODELS: Final = frozenset({"/models", "/v1/models"})
 _HEALTH: Final = "/health"
 
 
+def _worth_logging(record: logging.LogRecord) -> bool:
+    """Whoever sends bad HTTP gets a 400, not a traceback in our log for each try."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+# What aiohttp itself has to say; a fault in a handler never gets that far.
+http_log = logging.getLogger("supervisor.proxy.http")
+http_log.addFilter(_worth_logging)
+
+
 class ProxyServer:
     """Serves `listen` ("host:port"; port 0 picks one, see `port`). `models_view` lists the configured models."""
 
@@ -60,6 +72,7 @@ class ProxyServer:
             handler_cancellation=True,  # a client that leaves takes its queued work with it
             auto_decompress=False,  # Infinity does not either: a compressed body is its 400
             access_log=None,
+            logger=http_log,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             lingering_time=LINGER_SECONDS,
         )

@@ -202,20 +202,25 @@ async def test_a_client_that_leaves_leaves_nothing(moment: str) -> None:
         b"POST /embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /embeddings HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         b"POST /embeddings HTTP/1.1\r\nHost: x\r\n broken: header\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET @evil.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
     ],
 )
-async def test_bad_http_is_refused_and_closed(garbage: bytes) -> None:
-    """Nothing of it reaches a worker, above all not a request smuggled behind two lengths."""
+async def test_bad_http_is_refused_and_closed(garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing of it reaches a worker, above all not one smuggled behind two lengths; and nothing fills our log."""
     async with proxied() as p, p.raw() as (reader, writer):
         writer.write(garbage)
         if not garbage.startswith(b"\x16"):
             assert (await head(reader))[0] == 400
+        writer.write_eof()
         async with asyncio.timeout(5):
             await reader.read()
         assert p.fake.seen == []
         assert await works(p)
+    assert caplog.records == []
 
 
 async def test_bad_chunks_are_refused_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,9 @@ def test_what_a_whole_request_counts_for() -> None:
     assert plan_of(Inference.EMBEDDINGS, {"input": ["a", 1]}).inputs == 2
     assert plan_of(Inference.EMBEDDINGS, {"input": [1] * 2049}).inputs == 1
     assert plan_of(Inference.EMBEDDINGS, {"input": []}).inputs == 1
+    loose = read_body(b'{"model": "m", "input": ["a", "b", "c"], "x": NaN}', JSON)
+    assert understand(Inference.EMBEDDINGS, loose, "m").inputs == 3
+    assert understand(Inference.EMBEDDINGS, read_body(b"hello", JSON), "m").inputs == 1
 
 
 def test_an_unknown_key_too_deep_to_write_goes_whole() -> None:
@@ -267,7 +270,7 @@ def test_the_model_is_found_wherever_infinity_finds_it(raw: bytes, naming: Namin
     """Also in JSON that our parser refuses and Infinity's accepts; such a body then goes whole."""
     body = read_body(raw, JSON)
     assert (body.naming, body.model) == (naming, model)
-    if body.fields is None:
+    if not body.exact:
         assert understand(Inference.EMBEDDINGS, body, "a").part(0, 1) == raw
 
 
@@ -280,7 +283,8 @@ def test_content_types_that_are_json(content_type: str) -> None:
 def test_other_content_types_are_not_parsed() -> None:
     """Infinity does not parse them either; without any, its versions differ, so only the name counts."""
     assert read_body(b'{"model": "a"}', "text/plain") == Body(b'{"model": "a"}', Naming.ILLEGIBLE)
-    assert read_body(b'{"model": "a"}', None) == Body(b'{"model": "a"}', Naming.NAMED, "a")
+    unsure = read_body(b'{"model": "a"}', None)
+    assert (unsure.naming, unsure.model, unsure.exact) == (Naming.NAMED, "a", False)
 
 
 ANY_JSON = st.recursive(
