@@ -275,7 +275,7 @@ class Controller:
             case Refuse(model, why):
                 self.decide(Action.REFUSE, target=model, why=why)
                 self.refusals[model] = why
-                self.lanes.unavailable(model, why, REFUSED_RETRY)
+                self.lanes.refuse_waiting(model, why, REFUSED_RETRY)
 
     def _reading(self, signal: Signal | None) -> dict[str, object]:
         state = self.assessment.signals.get(signal) if self.assessment and signal else None

@@ -58,7 +58,7 @@ class FakeLanes:
         """No part runs."""
         return 0.0
 
-    def unavailable(self, model: str, reason: str, retry_after: float | None) -> None:
+    def refuse_waiting(self, model: str, reason: str, retry_after: float | None) -> None:
         """Noted."""
         self.refused.append((model, reason, retry_after))
 
