@@ -178,7 +178,8 @@ class Control:
                 self._controller.unwant(name)
                 raise Refused(refusals.pop(name))
             if self._controller.clock() >= deadline:
-                raise NotInTime(f"{name} is still {view.state.value}; it goes on, see status")
+                why = self._controller.residency.waits_for(name) or "see status"
+                raise NotInTime(f"{name} is still {view.state.value}: {why}; it is loaded as soon as that allows")
             await asyncio.sleep(POLL)
 
     async def _bounded(self, outcome: Awaitable[None]) -> None:

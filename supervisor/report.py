@@ -112,7 +112,7 @@ def _model(controller: Controller, model: Model, view: WorkerView, demand: Deman
         "unloads": view.unloads,
         "restarts": view.restarts,
         "pinned": model.pinned,
-        "reason": view.reason,
+        "reason": view.reason or controller.residency.waits_for(model.name),
         "queued_requests": demand.queued_requests if demand else 0,
         "device": world.device_of(model, controller.sample),
     }
