@@ -11,7 +11,7 @@ import structlog
 
 from supervisor import report
 from supervisor.controller import Controller
-from supervisor.core.model import ModelState, Signal
+from supervisor.core.model import ModelState, Reading, Signal
 from supervisor.core.sentences import Action
 from supervisor.errors import NotInTime, Refused, UnknownModel, WorkerError
 from supervisor.journal import Subscription
@@ -43,6 +43,7 @@ class Control:
         effective: Callable[[], dict[str, Any]],
         accepting: Callable[[], bool],
         load_timeout: Callable[[], float],
+        infinity: Callable[[], Mapping[str, Reading]],
     ) -> None:
         self._controller = controller
         self._pool = pool
@@ -52,6 +53,7 @@ class Control:
         self._effective = effective
         self._accepting = accepting
         self._load_timeout = load_timeout
+        self._infinity = infinity
         self._started_at = controller.clock()
         self.last_reload: dict[str, Any] | None = None
 
@@ -59,7 +61,8 @@ class Control:
 
     def status(self) -> dict[str, Any]:
         """The status document."""
-        return report.status(self._controller, self._started_at, {"last_reload": self.last_reload})
+        notes = {"last_reload": self.last_reload}
+        return report.status(self._controller, self._started_at, self._infinity(), notes)
 
     def history(self) -> list[dict[str, Any]]:
         """One row a tick, oldest first."""

@@ -28,6 +28,7 @@ from supervisor.metrics import Metrics
 from supervisor.proxy.catalog import ModelEntry
 from supervisor.proxy.dispatcher import Dispatcher
 from supervisor.proxy.server import ProxyServer
+from supervisor.sense.infinity import InfinityQueues
 from supervisor.sense.monitor import Monitor
 from supervisor.state import OperatorPause, StateDir, default_root
 from supervisor.workers.pool import WorkerPool
@@ -112,6 +113,7 @@ class Daemon:
             loop.time,
             self._count,
         )
+        queues = InfinityQueues(self.dispatcher.ready_workers)
         pause_file = OperatorPause(state.path / "pause.json")
         self.control = Control(
             self.controller,
@@ -122,6 +124,7 @@ class Daemon:
             effective=self._effective,
             accepting=lambda: not self._stop.is_set(),
             load_timeout=lambda: self.settings.infinity.start_timeout + self.settings.infinity.drain_timeout,
+            infinity=queues.readings,
         )
         proxy_address, admin_address = settings.proxy.address, settings.admin.address
         self.admin = AdminServer(self.control, self.metrics, admin_address.host, admin_address.port)
@@ -135,6 +138,8 @@ class Daemon:
         await self.proxy.start()
         await self.pool.start()
         self._restore_pause(pause_file, loop.time())
+        asking = asyncio.create_task(queues.run(), name="Infinity's own word")
+        stack.push_async_callback(_cancelled, asking)
         ticking = asyncio.create_task(self.controller.run(), name="control loop")
         ticking.add_done_callback(self._loop_ended)
         stack.push_async_callback(_cancelled, ticking)

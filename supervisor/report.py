@@ -1,18 +1,21 @@
 """The status document: what the controller knows, in the contract's shape. Reads; decides and changes nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from supervisor import __version__, world
 from supervisor.controller import Controller
-from supervisor.core.model import GpuDevice, Known, LaneOrders, Rung, Signal
+from supervisor.core.model import GpuDevice, Known, LaneOrders, Missing, Reading, Rung, Signal
 from supervisor.ports import Demand, Model, WorkerView
 
 
-def status(controller: Controller, started_at: float, notes: Mapping[str, Any]) -> dict[str, Any]:
+def status(
+    controller: Controller, started_at: float, infinity: Mapping[str, Reading], notes: Mapping[str, Any]
+) -> dict[str, Any]:
     """`GET /api/v1/status`: signals and rungs as of the last tick, queues and workers as of now.
 
-    `notes` are further top-level entries (the last reload's outcome).
+    `infinity` has the inputs that wait in each Infinity by its own word; `notes` are further top-level entries (the
+    last reload's outcome).
     """
     now = controller.clock()
     assessment = controller.assessment
@@ -41,7 +44,7 @@ def status(controller: Controller, started_at: float, notes: Mapping[str, Any]) 
             "bytes": sum(d.queued_bytes for d in demand.values()),
             "oldest_s": round(max((d.oldest_wait_s for d in queued), default=0.0), 3),
         },
-        "models": models(controller, controller.models, demand),
+        "models": models(controller, demand, infinity),
         **notes,
     }
 
@@ -84,14 +87,26 @@ def device(gpu: GpuDevice, controller: Controller) -> dict[str, Any]:
     }
 
 
-def models(controller: Controller, configured: Sequence[Model], demand: Mapping[str, Demand]) -> list[dict[str, Any]]:
+def models(
+    controller: Controller, demand: Mapping[str, Demand], infinity: Mapping[str, Reading]
+) -> list[dict[str, Any]]:
     """Every configured model, loaded or not, in configured order."""
     views = controller.workers.views()
     return [
-        _model(controller, model, views[model.name], demand.get(model.name))
-        for model in configured
+        _model(controller, model, views[model.name], demand.get(model.name)) | _own_word(infinity.get(model.name))
+        for model in controller.models
         if model.name in views
     ]
+
+
+def _own_word(reading: Reading | None) -> dict[str, Any]:
+    """What the model's Infinity said of its queue; nothing while it is not ready or was not asked yet."""
+    match reading:
+        case Known(value, _):
+            return {"infinity_queued_inputs": int(value)}
+        case Missing(reason, _):
+            return {"infinity_queued_inputs": None, "infinity_missing": reason}
+    return {}
 
 
 def _model(controller: Controller, model: Model, view: WorkerView, demand: Demand | None) -> dict[str, Any]:

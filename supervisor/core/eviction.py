@@ -59,7 +59,7 @@ def for_pressure(look: Look) -> tuple[Resident, Unload] | None:
         if _wants_relief(look, HOST, cold):
             return resident, _pressed(resident, Cause.MEMORY, Signal.MEMORY)
     for resident in cold:
-        if resident.view.device != HOST and _wants_relief(look, resident.view.device, cold):  # 3
+        if _wants_relief(look, resident.view.device, cold):  # 3
             return resident, _pressed(resident, Cause.GPU_MEMORY, Signal.GPU_MEMORY)
     for resident in cold:
         if pressure.cpu >= Rung.UNLOAD and 0 < timeout < resident.idle:  # 4

@@ -18,9 +18,7 @@ from itertools import pairwise
 COUNTS_ABOVE = 70.0
 FAST_STEP, FAST_COUNT, FAST_KEPT = 0.5, 3, 1
 SLOW_STEP, SLOW_COUNT, SLOW_KEPT = 1.0, 5, 3
-# A level is known at a moment if it was read at most this long before; sensors that are read each second included.
-NEAR = 1.2
-KEPT = SLOW_STEP * SLOW_COUNT + NEAR
+KEPT = SLOW_STEP * SLOW_COUNT + 1.2  # a little over what is looked at, for sensors that are read once a second
 TRIMMED_AT = 100  # levels too old to matter; dropped together, as that is cheaper
 # Slower growth than this, in points a second, is none: the memory is full in no time worth naming.
 SLOWEST = 0.05
@@ -69,6 +67,9 @@ class Exhaustion:
         return sum(grown[:kept]) / kept / step
 
     def _level_at(self, moment: float) -> tuple[float, float] | None:
-        """Level and loading share at a moment, None if it was not read shortly before."""
+        """The last level and loading share up to a moment; None before the first.
+
+        Over a gap in the readings all growth falls into one increment, which does not count.
+        """
         index = bisect_right(self._moments, moment + 1e-6) - 1
-        return self._levels[index] if index >= 0 and self._moments[index] >= moment - NEAR else None
+        return self._levels[index] if index >= 0 else None

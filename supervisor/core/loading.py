@@ -47,7 +47,6 @@ class LoadPlan:
     steps: list[Step] = field(default_factory=list)
     waits: dict[str, str] = field(default_factory=dict)
     _held_up: set[str] = field(default_factory=set)
-    _all_held_up: bool = False
     _claimed: int = 0
 
     def consider(self, look: Look, resident: Resident) -> None:
@@ -67,7 +66,7 @@ class LoadPlan:
         elif look.settling.is_open_on(device):  # 2
             self.waits[name] = "waits for memory to come back from a model that was unloaded"
             self._claimed += resident.waits
-        elif self._all_held_up or device in self._held_up:
+        elif device in self._held_up:
             self.waits[name] = "waits its turn behind a model that was asked for earlier"
         else:
             places, shortage = look.places_missing(claimed=self._claimed), look.shortage(resident)
@@ -76,15 +75,15 @@ class LoadPlan:
                 if not resident.waits:  # 4
                     resident.passed_over = resident.passed_over or places > 0
                 elif _could_fit(look, resident):  # 5
-                    self._make_room(look, resident, places, shortage)  # 6
+                    self._make_room(look, resident, shortage)  # 6
             elif resident.waits or not resident.passed_over:  # 3
                 self.steps.append(Load(name, _why_load(look, resident)))
                 resident.ask_to_load(look.now)
 
-    def _make_room(self, look: Look, resident: Resident, places: int, shortage: int) -> None:
-        """Have one model leave for another, and keep those behind from what becomes free.
+    def _make_room(self, look: Look, resident: Resident, shortage: int) -> None:
+        """Have one model leave for another, and keep those behind from the memory that becomes free.
 
-        1. All are held up where places are missing, those of the same memory where memory is.
+        1. Who waits for a place on another device may have one made free of its own: it takes nothing from this one.
         2. Nobody leaves for one whose load has just failed, and nobody is held up.
         3. Nobody leaves for one for which somebody has just left in vain. Memory that only comes back late is kept for
            it, for a while.
@@ -95,7 +94,6 @@ class LoadPlan:
         if in_vain and not _is_recent(resident.in_vain_at, KEPT_AFTER_VAIN, look):  # 3
             return
         self._held_up.add(resident.view.device)  # 1
-        self._all_held_up = self._all_held_up or places > 0
         if not self.may_unload or in_vain:
             return
         chosen = for_waiter(look, resident)

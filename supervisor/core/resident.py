@@ -55,7 +55,7 @@ class Resident:
         self.makes_room_for: str | None = None
         """The model that lacked memory and for which it was asked to leave, if any."""
         self._looked_at = now
-        self._counting = False
+        self._clock_stood = True
         self._peak = 0
         self._ready_at: float | None = None
         self._down_at: float | None = None
@@ -154,9 +154,9 @@ class Resident:
             self.in_use_at = now
         elif view.queued or before.queued:
             self.in_use_at = now
-        if self._counting and self.in_use_at < now:
+        elif not self._clock_stood:
             self.idle += now - self._looked_at
-        self._counting = view.cold and not clock_stands
+        self._clock_stood = clock_stands
 
     def _learn(self, before: ModelView, now: float) -> None:
         """Watch the peak of a load; one that failed took at least what was seen of it."""

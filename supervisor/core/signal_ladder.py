@@ -82,8 +82,9 @@ class SignalLadder:
         if self.signal in FILLS and not drilled:
             self._exhaustion.add(reading.at, reading.value, loading)
             left = self._exhaustion.seconds_left()
-        full = [] if left is None else [rung for rung, limit in FULL_IN.items() if left < limit]
-        self._filling.note([rung for rung in full if rung in self._entries], current.at)
+        self._filling.note(
+            [] if left is None else [rung for rung, limit in FULL_IN.items() if left < limit], current.at
+        )
 
     def due(self, now: float, longest_part: float) -> bool:
         """Whether a sample that was not assessed yet completes an entry time."""

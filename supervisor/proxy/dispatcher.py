@@ -171,9 +171,14 @@ class Dispatcher(Hosting):
 
     # -- any worker, for what is no inference -----------------------------------------------------------------------
 
+    def ready_workers(self) -> dict[str, Endpoint]:
+        """The workers that are ready, by model, in the order of the configuration."""
+        ready = (lane for lane in self._lanes if lane.ready and not lane.retired)
+        return {lane.model.name: lane.endpoint for lane in ready if lane.endpoint is not None}
+
     def ready_worker(self) -> Endpoint | None:
-        """A worker that is ready, the first in the order of the configuration."""
-        return next((lane.endpoint for lane in self._lanes if lane.ready and not lane.retired), None)
+        """The first of them."""
+        return next(iter(self.ready_workers().values()), None)
 
     async def wait_for_worker(self, timeout: float) -> Endpoint | None:
         """A worker that is ready, waiting for one at most `timeout` seconds."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor.control import Control
-from supervisor.core.model import ModelState
+from supervisor.core.model import Known, Missing, ModelState
 from supervisor.errors import NotInTime, Refused, UnknownModel
 from supervisor.state import OperatorPause
 from tests.support.fake_house import FakeModel, FakeView, House
@@ -52,6 +52,7 @@ class Desk:
             effective=lambda: {"mode": "enforce"},
             accepting=lambda: True,
             load_timeout=lambda: timeout,
+            infinity=lambda: {"a": Known(7.0, 0.0), "b": Missing("/models answers 500", 0.0)},
         )
 
     async def _reload(self) -> dict[str, Any]:
@@ -186,3 +187,6 @@ async def test_status_has_the_contracts_shape(tmp_path: Path) -> None:
         *("uses", "loads", "unloads", "restarts", "pinned", "reason"),
     }
     assert (first["state"], first["pid"], first["memory_bytes"], first["inflight_inputs"]) == ("ready", 4711, 2**29, 3)
+    assert first["infinity_queued_inputs"] == 7
+    assert status["models"][1]["infinity_queued_inputs"] is None
+    assert status["models"][1]["infinity_missing"] == "/models answers 500"

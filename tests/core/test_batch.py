@@ -187,11 +187,13 @@ def test_idle_host_grows_back_to_the_initial_size_and_no_further() -> None:
     controller = BatchSizeController(BatchPolicy())
     assert controller.adjust(ROOMY, False, 0.0, working=False) is None
     assert sizes(controller, SHRUNK, 12, start=1.0) == [16, 14, 12, 10]
-    controller.policy = BatchPolicy(step=4)
+    controller.set_policy(BatchPolicy(step=4))
     for second in range(20, 60):
         controller.adjust(ROOMY, False, float(second), working=False)
     assert controller.size == 16
     assert controller.adjust(ROOMY, False, 60.0, working=True) is not None
+    assert controller.adjust(ROOMY, False, 70.0, working=False) is None
+    assert controller.size == 20, "what work has proved is kept"
 
 
 def test_highest_rung_is_named() -> None:

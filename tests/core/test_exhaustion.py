@@ -88,6 +88,16 @@ def test_worker_that_is_ready_takes_its_share_out_of_the_loading_at_once() -> No
     assert least_seconds(lambda t: 60 + start(t), 40, loading=lambda t: start(t) if t < 21 else 0.0) == float("inf")
 
 
+def test_several_workers_that_are_ready_one_after_the_other_are_no_growth() -> None:
+    """Nor do the ends of four loads within four seconds."""
+    starting = [ramp(10, 0.5, 5)] * 4
+
+    def loading(t: float) -> float:
+        return sum(start(t) for k, start in enumerate(starting) if t < 21 + k)
+
+    assert least_seconds(lambda t: 60 + sum(start(t) for start in starting), 40, loading=loading) == float("inf")
+
+
 def test_falling_or_level_memory_is_never_full() -> None:
     """Without growth there is no time to exhaustion."""
     assert least_seconds(lambda t: 95 - t) == float("inf")

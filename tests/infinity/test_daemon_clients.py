@@ -163,6 +163,8 @@ def test_looking_wakes_nothing(served: Daemon) -> None:
     assert served.get(served.proxy + "/docs")[0] == 200
     assert served.get(served.admin + "/readyz")[0] == 200
     assert served.model("cold")["state"] == "stopped"
+    served.until(lambda: served.model("debug").get("infinity_queued_inputs") == 0, 20, "Infinity's own word is missing")
+    assert "infinity_queued_inputs" not in served.model("cold")
 
 
 @pytest.mark.parametrize(
