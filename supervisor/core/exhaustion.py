@@ -8,7 +8,9 @@ increments, the slow one the mean of its three smallest; the steeper of the two 
 one step, however large, touches at most two increments and is not extrapolated. The plain slopes over 1 s and 5 s took
 a step of 15 points from 62.5 % (a worker's arena of 0.6 GB on 4 GB) for "full in 7.5 s" and paused a host that stood
 at 77.5 %, and noise of 0.3 points at 89 % for exhaustion in 11 of 20 runs of ten minutes; this way neither happens,
-and ramps of 1 to 10 points a second are called at the same level as before or up to 4 points earlier.
+and
+smooth ramps of 1 to 10 points a second are called at the same level as before or up to 4 points earlier. The price:
+growth in jumps more than a second apart is left to the level.
 """
 
 from bisect import bisect_right

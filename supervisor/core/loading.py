@@ -56,8 +56,8 @@ class LoadPlan:
         2. No load into memory that is still coming back from a model that has gone; the place it left stays kept.
         3. What fits is loaded; loads of different models run side by side.
         4. A preload only takes what is free. One that finds every place taken is not loaded later either.
-        5. Where others than us, or pinned models, hold what is missing, it waits, and those behind it may go.
-        6. Else somebody makes room, and nobody behind may take that room.
+        5. For others it is made room. Nobody behind takes memory that becomes free; for a place on another device they
+           may have somebody leave themselves.
         """
         name, device = resident.view.name, resident.view.device
         pressed = _pressed(look, device)
@@ -74,29 +74,28 @@ class LoadPlan:
                 self.waits[name] = _missing(look, resident, places, shortage)
                 if not resident.waits:  # 4
                     resident.passed_over = resident.passed_over or places > 0
-                elif _could_fit(look, resident):  # 5
-                    self._make_room(look, resident, shortage)  # 6
+                else:  # 5
+                    self._make_room(look, resident, shortage)
             elif resident.waits or not resident.passed_over:  # 3
                 self.steps.append(Load(name, _why_load(look, resident)))
                 resident.ask_to_load(look.now)
 
     def _make_room(self, look: Look, resident: Resident, shortage: int) -> None:
-        """Have one model leave for another, and keep those behind from the memory that becomes free.
+        """Have one model leave for another.
 
-        1. Who waits for a place on another device may have one made free of its own: it takes nothing from this one.
-        2. Nobody leaves for one whose load has just failed, and nobody is held up.
-        3. Nobody leaves for one for which somebody has just left in vain. Memory that only comes back late is kept for
-           it, for a while.
+        1. When one has just left in vain nobody does; its memory may only be late, so for a while it is kept.
+        2. Nobody leaves where others than us, or pinned models, hold what is missing, nor for one whose load has just
+           failed. Those behind may go on.
         """
-        if _is_recent(resident.load_failed_at, PEACE_AFTER_FAILURE, look):  # 2
+        device = resident.view.device
+        if _is_recent(resident.in_vain_at, PEACE_AFTER_VAIN, look):  # 1
+            if _is_recent(resident.in_vain_at, KEPT_AFTER_VAIN, look):
+                self._held_up.add(device)
             return
-        in_vain = _is_recent(resident.in_vain_at, PEACE_AFTER_VAIN, look)
-        if in_vain and not _is_recent(resident.in_vain_at, KEPT_AFTER_VAIN, look):  # 3
+        if not _could_fit(look, resident) or _is_recent(resident.load_failed_at, PEACE_AFTER_FAILURE, look):  # 2
             return
-        self._held_up.add(resident.view.device)  # 1
-        if not self.may_unload or in_vain:
-            return
-        chosen = for_waiter(look, resident)
+        self._held_up.add(device)
+        chosen = for_waiter(look, resident) if self.may_unload else None
         if chosen is not None:
             victim, unload = chosen
             victim.ask_to_leave(look.now, makes_room_for=resident.view.name if shortage else None)

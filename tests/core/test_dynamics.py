@@ -86,12 +86,14 @@ def test_batch_comes_back_after_pressure_under_the_hold(cores: int) -> None:
     assert host.run(110).batches[-1] == 32
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_noisy_host_is_not_kept_in_shrink(seed: int) -> None:
-    """64 cores, noise of 5 points around 71 % with bursts to 85: shrink has a small share (4 to 23 %), pause none."""
-    host = SimulatedHost(64, noise=5.0, foreign=bursts(70, 15, seed), seed=seed).run(300)
-    assert host.rung_seconds[Rung.SHRINK] < 0.3 * 300
-    assert host.rung_seconds[Rung.PAUSE] < 0.02 * 300
+@CORES
+@pytest.mark.parametrize("seed", [1, 2])
+def test_noisy_host_is_not_kept_in_shrink(cores: int, seed: int) -> None:
+    """Pushed into shrink for 5 s a minute, it is left by the mean: 4 % of the time (by each sample: 39 to 77 %)."""
+    host = SimulatedHost(
+        cores, models=[SimModel()], hold=83.0, noise=5.0, foreign=lambda t: 87 if t % 60 > 55 else 4, seed=seed
+    ).run(300)
+    assert 0 < host.rung_seconds[Rung.SHRINK] < 0.15 * 300
 
 
 # -- 38: our own doing -----------------------------------------------------------------------------------------------

@@ -297,10 +297,15 @@ def test_memory_that_is_later_than_the_settle_time_is_kept_for_the_waiter() -> N
     )
     assert script.at(30, {"memory_used": 5 * GB}, b={"queued": 1}) == ["unload a: rotation"]
     script.at(31, a={"state": STOPPING, "memory_bytes": 5 * GB, "inflight": 0})
-    script.show({"memory_limit": 20 * GB, "fit_percent": 45.0})
     assert script.at(32, a={"state": STOPPED, "queued": 1, "estimate": GB}) == []
     assert script.until(33, 39) == []
-    assert script.at(40, {"memory_used": 0}) == ["load b", "load a"]
+    assert script.at(40, {"memory_used": 0}) == ["load b", "load a"]  # 5 + 1 GB fit side by side
+    late = Script(model("a", inflight=1, ready_since=0.0), model("b", STOPPED, estimate=9 * GB), pressure=TIGHT)
+    assert late.at(30, {"memory_used": GB}, b={"queued": 1}) == ["unload a: rotation"]
+    late.at(31, a={"state": STOPPING, "inflight": 0})
+    assert late.at(32, a={"state": STOPPED, "queued": 1, "estimate": GB}) == []
+    assert late.until(33, 51) == []
+    assert late.at(52) == ["load a"]  # nothing came for 15 s after it should have
 
 
 def test_waiters_on_two_devices_cost_one_model_at_a_time() -> None:
