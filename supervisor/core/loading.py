@@ -10,14 +10,13 @@ from supervisor.core.look import Look
 from supervisor.core.model import ModelState, Rung
 from supervisor.core.reservation import HOST, bytes_text
 from supervisor.core.resident import Resident
+from supervisor.core.settling import LATE
 
 # After a load that failed a model may not make others leave for it for this long: one that cannot be loaded must not
 # evict healthy models again and again (edge case 17). It still gets what is free.
 PEACE_AFTER_FAILURE = 300.0
 # Likewise after a model left for it and the memory did not come back: others take what we give (edge case 14).
 PEACE_AFTER_VAIN = 60.0
-# For so long after that nobody else is loaded into that memory: it may only be late.
-KEPT_AFTER_VAIN = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,9 @@ class LoadPlan:
         2. Nobody leaves where others than us, or pinned models, hold what is missing, nor for one whose load has just
            failed. Those behind may go on.
         """
-        device = resident.view.device
-        if _is_recent(resident.in_vain_at, PEACE_AFTER_VAIN, look):  # 1
-            if _is_recent(resident.in_vain_at, KEPT_AFTER_VAIN, look):
+        device, vain = resident.view.device, look.settling.in_vain_at(resident.view.name)
+        if _is_recent(vain, PEACE_AFTER_VAIN, look):  # 1
+            if _is_recent(vain, LATE, look):
                 self._held_up.add(device)
             return
         if not _could_fit(look, resident) or _is_recent(resident.load_failed_at, PEACE_AFTER_FAILURE, look):  # 2

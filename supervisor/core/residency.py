@@ -91,9 +91,7 @@ class ModelMemoryManager:
                 self._settling.begin(resident, now)
             if view.state in _WHOLE:
                 resident.last_whole = (view.memory_bytes, foreign[view.device])
-        for name in self._settling.look(models, pressure, now):
-            if name in self._residents:
-                self._residents[name].in_vain_at = now
+        self._settling.look(models, pressure, now)
 
     def _cleanup(self, look: Look) -> tuple[Resident, Unload] | None:
         """What the clean-up takes; it comes round again only when it finds nothing more."""

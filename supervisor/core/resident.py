@@ -48,8 +48,6 @@ class Resident:
         """A preload that found every place taken: it is not loaded later, when nobody expects it any more."""
         self.last_whole: tuple[int, int] | None = None
         """(its bytes, what else was in use in its room), from the last look at which its process was whole."""
-        self.in_vain_at: float | None = None
-        """When another model last left for it and the memory did not come back; None since it was ready."""
         self.relieves: str | None = None
         """The room for whose relief it was asked to leave, None when it was for another reason."""
         self.makes_room_for: str | None = None
@@ -115,7 +113,7 @@ class Resident:
     def can_go(self) -> bool:
         """Whether it can be asked to give its place up: ready, or broken down; neither pinned nor on its way out."""
         settled = self.view.state in (ModelState.READY, ModelState.BACKOFF)
-        return settled and not self.view.pinned and self._asked is None and self._looked_at >= self._rests_until
+        return settled and not self.view.pinned and self._looked_at >= self._rests_until
 
     @property
     def unused(self) -> bool:
@@ -181,7 +179,7 @@ class Resident:
                 self._ready_at = view.ready_since
             elif before.state is not ModelState.READY or self._ready_at is None:
                 self._ready_at = now
-            self._down_at = self.load_failed_at = self.in_vain_at = None
+            self._down_at = self.load_failed_at = None
             if self._asked is not Asked.UNLOAD:
                 self.relieves = self.makes_room_for = None
         elif view.state is ModelState.BACKOFF:

@@ -14,6 +14,8 @@ from supervisor.core.resident import Resident
 SETTLE_TIME = 5.0
 # This share of what a model held must come back for its unload to count as having had an effect.
 PROOF = 0.5
+# So much longer memory that did not come in time is watched; some systems give it back very late.
+LATE = 15.0
 # The ladder leaves a rung on the mean of 3 s: an unload that brought the host under the threshold is seen by then.
 RELIEF_TIME = 5.0
 # A prediction ("exhausted in less than 5 s") is acted upon at once; later what is in use tells more.
@@ -37,7 +39,9 @@ class Settling:
 
     def __init__(self) -> None:
         self._open: dict[str, _Gone] = {}
+        self._vain: dict[str, _Gone] = {}  # waited for in vain; their memory may still come
         self._without_effect: set[str] = set()
+        self._in_vain_at: dict[str, float] = {}
         self._relieved_at: dict[str, float] = {}
         self._at_unload_since: dict[str, float] = {}
 
@@ -47,49 +51,52 @@ class Settling:
         device = gone.view.device
         self._open[gone.view.name] = _Gone(device, held, foreign, now, gone.relieves, gone.makes_room_for)
 
-    def look(self, models: Sequence[ModelView], pressure: Pressure, now: float) -> list[str]:
+    def look(self, models: Sequence[ModelView], pressure: Pressure, now: float) -> None:
         """End the waits whose memory is back or whose time is over, and draw the conclusion.
 
         1. What counts as freed leaves out what our own models took or gave back in the meantime: a load that goes on
            beside an unload must not look like an unload without effect.
         2. An unload that gave back less than `PROOF` of its bytes had no effect: others take what we give, or the usage
            is not ours. In a drill the ladder's unloads prove nothing: the reading that asked for them is not real.
-        3. For a room that verdict holds until it is below pause: spikes between pause and unload must not take a model
+        3. If its memory does come within `LATE` s more, that is taken back.
+        4. For a room the verdict holds until it is below pause: spikes between pause and unload must not take a model
            each.
-
-        Returns:
-            the models for which another one left in vain.
         """
-        in_vain = []
-        for name, gone in list(self._open.items()):
-            room = pressure.room(gone.device)
-            freed = gone.held + gone.foreign - (room.used - held_on(gone.device, models))  # 1
-            known = bool(room.total and gone.held)
-            back = known and freed >= PROOF * gone.held
-            if not back and now - gone.since < SETTLE_TIME:
-                continue
-            del self._open[name]
-            if gone.relieves is not None:
-                self._judge(gone.relieves, pressure.room(gone.relieves), vain=known and not back, gone=gone, now=now)
-            if gone.makes_room_for is not None and known and not back:  # 2
-                in_vain.append(gone.makes_room_for)
+        for waits in (self._open, self._vain):
+            for name, gone in list(waits.items()):
+                room = pressure.room(gone.device)
+                freed = gone.held + gone.foreign - (room.used - held_on(gone.device, models))  # 1
+                known = bool(room.total and gone.held)
+                back = known and freed >= PROOF * gone.held
+                if back or now - gone.since >= (SETTLE_TIME if waits is self._open else SETTLE_TIME + LATE):
+                    del waits[name]
+                    if back or waits is self._open:
+                        self._judge(name, gone, pressure, vain=known and not back, now=now)  # 2, 3
         for device in {HOST, *(model.device for model in models), *self._without_effect}:
             rung = pressure.room(device).rung
-            if rung < Rung.PAUSE:  # 3
+            if rung < Rung.PAUSE:  # 4
                 self._without_effect.discard(device)
             if rung < Rung.UNLOAD:
                 self._at_unload_since.pop(device, None)
             else:
                 self._at_unload_since.setdefault(device, now)
-        return in_vain
 
-    def _judge(self, relieved: str, room: Room, *, vain: bool, gone: _Gone, now: float) -> None:
-        if not room.real:  # 2
+    def _judge(self, name: str, gone: _Gone, pressure: Pressure, *, vain: bool, now: float) -> None:
+        """Note what an unload did for the room and for the model that it was meant to help."""
+        if vain:
+            self._vain[name] = gone
+        if gone.makes_room_for is not None:
+            if vain:
+                self._in_vain_at[gone.makes_room_for] = now
+            else:
+                self._in_vain_at.pop(gone.makes_room_for, None)
+        if gone.relieves is None or not pressure.room(gone.relieves).real:
             return
-        if relieved != gone.device or not vain:
-            self._relieved_at[relieved] = now
+        if vain and gone.relieves == gone.device:
+            self._without_effect.add(gone.relieves)
         else:
-            self._without_effect.add(relieved)
+            self._without_effect.discard(gone.relieves)
+            self._relieved_at[gone.relieves] = now
 
     @property
     def is_open(self) -> bool:
@@ -109,6 +116,10 @@ class Settling:
         """Whether an unload has just given a room some memory back, and the ladder may yet have to notice."""
         since = self._relieved_at.get(device)
         return since is not None and now - since < RELIEF_TIME
+
+    def in_vain_at(self, waiter: str) -> float | None:
+        """When another model last left to make room for this one and its memory did not come; None = it did."""
+        return self._in_vain_at.get(waiter)
 
     def without_effect(self, device: str) -> bool:
         """Whether an unload for this room's relief was in vain, and the room is still under pressure."""

@@ -101,10 +101,11 @@ def test_patient_model_is_not_starved_by_an_impatient_crowd() -> None:
     assert max(loads.values()) - min(loads.values()) <= 1, loads
 
 
-def test_five_hot_models_of_mixed_size_all_get_their_turn() -> None:
-    """A model that needs nearly all of the memory comes to its turn between small ones, and they to theirs."""
+@pytest.mark.parametrize("lag", [0.0, 8.0])
+def test_five_hot_models_of_mixed_size_all_get_their_turn(lag: float) -> None:
+    """A model that needs nearly all of the memory comes to its turn between small ones, late as memory may be."""
     sizes = {"huge": 8000, "big": 5000, "mid": 3000, "small": 1000, "tiny": 300}
-    models = [SimulatedModel(name, size=size, estimate=size, hot=always) for name, size in sizes.items()]
+    models = [SimulatedModel(n, size=size, estimate=size, hot=always, memory_lag=lag) for n, size in sizes.items()]
     world = SimulatedModels(*models, policy=places(3), total=10_000).run(LONG)
     assert min(len(model.loads) for model in models) >= LONG / 300
     assert world.longest_wait() <= 240

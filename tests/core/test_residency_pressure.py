@@ -161,6 +161,17 @@ def test_foreign_memory_is_not_told_of_a_host_with_models_on_a_gpu() -> None:
     assert script.at(0) == ["unload h: memory"]
 
 
+def test_effect_on_the_host_is_not_judged_by_what_a_gpu_gave_back() -> None:
+    """A GPU model unloaded for host memory proves nothing by its device: the next one follows after the settle time."""
+    script = Script(*(model(name, device=GPU) for name in "ghi"), inactive_timeout=0, pressure=FULL)
+    script.show({"device_memory": {GPU: (5 * GB, 10 * GB)}})
+    assert script.at(0) == ["unload i: memory"]
+    assert go(script, "i", 1) == []
+    assert script.until(3, 6) == []
+    assert script.at(7) == ["unload h: memory"]
+    assert not script.manager.external_pressure
+
+
 @pytest.mark.parametrize("use", [{"queued": 1}, {"inflight": 1}, {"leases": 1}, {"pinned": True}])
 def test_model_in_any_kind_of_use_stays(use: dict[str, int]) -> None:
     """Queued, in flight, leased or pinned: the ladder leaves it alone."""
@@ -177,15 +188,27 @@ def test_pressure_is_the_cause_where_a_model_is_idle_too() -> None:
 
 
 def test_what_was_last_read_of_a_model_that_is_gone_does_not_count() -> None:
-    """A stopped model's stale reading is neither ours nor held: the effect of its unload is still seen."""
+    """A stopped model's stale reading is not ours: it does not look as if others had given memory back."""
     script = household()
     script.pressure = FULL
     assert script.at(30) == ["unload c: memory"]
     script.at(31, c={"state": STOPPING})
-    stale = {"state": STOPPED, "memory_bytes": GB}
-    assert script.at(32, {"memory_used": int(8.6 * GB)}, c=stale) == []
-    assert script.until(33, 36) == []
-    assert script.at(37) == ["unload b: memory"]
+    assert script.at(32, c={"state": STOPPED, "memory_bytes": GB}) == []
+    assert script.until(33, 60) == []
+    assert script.manager.external_pressure
+
+
+def test_memory_that_came_late_after_all_was_an_effect() -> None:
+    """An unload whose memory came after 8 s takes the verdict back: it was ours, and more of it may go."""
+    script = household()
+    script.pressure = FULL
+    assert script.at(30, {"memory_used": int(10.9 * GB), "memory_limit": 11 * GB}) == ["unload c: memory"]
+    assert go(script, "c", 31) == []
+    assert script.until(33, 39) == []
+    assert script.manager.external_pressure
+    assert script.at(40, {"memory_used": int(10.46 * GB)}) == []
+    assert script.manager.external_pressure
+    assert script.at(41, {"memory_used": int(10.4 * GB), "memory_limit": int(10.8 * GB)}) == ["unload b: memory"]
     assert not script.manager.external_pressure
 
 

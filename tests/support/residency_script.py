@@ -20,6 +20,8 @@ STOPPING = ModelState.STOPPING
 BACKOFF = ModelState.BACKOFF
 FAILED = ModelState.FAILED
 
+# 10 GB of memory: 8.5 GB may be in use, 9.5 GB when it is for the only model.
+TIGHT = Pressure(memory_used=0, memory_limit=10 * GB, fit_percent=85.0, last_fit_percent=95.0)
 ROOMY = Pressure(memory_used=2 * GB, memory_limit=100 * GB, fit_percent=85.0, last_fit_percent=95.0)
 
 
