@@ -11,7 +11,7 @@ import structlog
 
 from supervisor import report
 from supervisor.controller import Controller
-from supervisor.core.model import ModelState, Reading, Signal
+from supervisor.core.model import LIVE_STATES, ModelState, Reading, Signal
 from supervisor.core.sentences import Action
 from supervisor.errors import NotInTime, Refused, UnknownModel, WorkerError
 from supervisor.journal import Subscription
@@ -28,6 +28,7 @@ class Pool(Protocol):
 
     def forgive(self, name: str) -> None: ...
     async def ensure_stopped(self, name: str, cause: str) -> None: ...
+    async def restart(self, name: str, cause: str) -> None: ...
 
 
 class Control:
@@ -113,11 +114,13 @@ class Control:
     async def restart(self, name: str) -> dict[str, Any]:
         """Stop a model's worker if it runs and start it anew; returns once it is ready."""
         name = self._known(name)
-        self._pool.forgive(name)
         self._controller.decide(Action.RESTART, target=name, why=OPERATOR)
-        await self._bounded(self._pool.ensure_stopped(name, "operator"))
-        self._controller.want(name)
-        await self._until_ready(name)
+        if self._controller.workers.views()[name].state in LIVE_STATES:  # it keeps its place in memory
+            await self._bounded(self._pool.restart(name, "operator"))
+        else:
+            self._pool.forgive(name)
+            self._controller.want(name)
+            await self._until_ready(name)
         return self._outcome(name)
 
     async def pause(self, seconds: float | None) -> dict[str, Any]:
@@ -132,7 +135,10 @@ class Control:
 
     async def resume(self) -> dict[str, Any]:
         """End the operator's pause; a pause of the ladder goes on."""
-        self._pause_file.clear()
+        try:
+            self._pause_file.clear()
+        except OSError as error:
+            log.warning("pause_not_forgotten", error=str(error), consequence="a restart of the daemon pauses again")
         self._controller.decide(Action.RESUME)
         self._controller.resume()
         return {"paused": self._controller.orders.paused, "reason": self._controller.orders.reason}
@@ -160,7 +166,9 @@ class Control:
         return names[name]
 
     def _outcome(self, name: str) -> dict[str, Any]:
-        view = self._controller.workers.views()[name]
+        view = self._controller.workers.views().get(name)
+        if view is None:
+            return {"model": name, "state": ModelState.STOPPED.value, "reason": "removed from the configuration"}
         return {"model": name, "state": view.state.value, "reason": view.reason}
 
     async def _until_ready(self, name: str) -> None:
@@ -190,6 +198,6 @@ class Control:
             async with asyncio.timeout(self._load_timeout()):
                 await outcome
         except TimeoutError as error:
-            raise NotInTime("the worker has not stopped yet; it goes on, see status") from error
+            raise NotInTime("the worker has not come to that yet; it goes on, see status") from error
         except WorkerError as error:
             raise Refused(str(error)) from error

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+import structlog
+
 from supervisor import world
 from supervisor.core.assessment import Assessment, Transition
 from supervisor.core.batch import BatchSizeController
@@ -23,6 +25,10 @@ from supervisor.journal import Decision, Journal
 from supervisor.log import utc_stamp
 from supervisor.ports import Lanes, Model, Sampler, Workers
 
+log = structlog.get_logger(__name__)
+
+# How long the loop rests after a tick that failed, so that a lasting fault is told once a second (s).
+FAILURE_PAUSE = 1.0
 RAW_INTERVAL = 0.1  # s between raw samples (behaviour.md 1: 10 Hz)
 USE_INTERVAL = 1.0  # s between readings of the workers' processes, which cost more
 # Causes of an unload that serve a request; in observe mode only these are carried out.
@@ -131,14 +137,21 @@ class Controller:
         self.tick(self.clock())
         while True:
             due = (self.sample.at if self.sample else self.clock()) + RAW_INTERVAL
+            woken = True
             try:
                 async with asyncio.timeout_at(due):
                     await self._poked.wait()
             except TimeoutError:
-                self.look()
-            else:
-                self._poked.clear()
-                self.reconcile()
+                woken = False
+            try:
+                if woken:
+                    self._poked.clear()
+                    self.reconcile()
+                else:
+                    self.look()
+            except Exception:  # one bad value must not take the data plane down: /healthz turns 503 while it lasts
+                log.exception("tick_failed", consequence="the last orders stay in force")
+                await asyncio.sleep(FAILURE_PAUSE)
 
     def look(self) -> None:
         """One raw sample, and a tick if it is time for one."""
@@ -258,7 +271,7 @@ class Controller:
             now=now,
         )
         if self.policy.observe:
-            self.orders = _hands_off(self.orders, self.policy.batch.maximum)
+            self.orders = _hands_off(self.orders, self.policy.batch.maximum, self.operator_pause is not None)
         self.lanes.set_orders(self.orders)
 
     def _act(self, step: Step) -> None:
@@ -300,9 +313,11 @@ class Controller:
         }
 
 
-def _hands_off(orders: Orders, batch_size: int) -> Orders:
-    """Orders that touch nothing: every gate open, every part as large as Infinity's own batch."""
-    return Orders(lanes={name: LaneOrders(True, batch_size, WINDOW) for name in orders.lanes})
+def _hands_off(orders: Orders, batch_size: int, paused: bool) -> Orders:
+    """Orders that touch nothing: every part as large as Infinity's own batch, every gate open unless an operator, who
+    was not asked to observe, holds them shut."""
+    lanes = {name: LaneOrders(not paused, batch_size, WINDOW) for name in orders.lanes}
+    return Orders(paused=paused, reason=orders.reason, lanes=lanes)
 
 
 def _evidence(transition: Transition | None) -> dict[str, object]:

@@ -22,7 +22,7 @@ from supervisor.config import ConfigError, Fault, Settings, diff, effective, loa
 from supervisor.control import Control
 from supervisor.controller import Controller
 from supervisor.core.sentences import Action
-from supervisor.errors import StartError
+from supervisor.errors import Refused, StartError
 from supervisor.journal import Journal
 from supervisor.metrics import Metrics
 from supervisor.proxy.catalog import ModelEntry
@@ -39,16 +39,17 @@ log = structlog.get_logger(__name__)
 
 def run(path: Path, settings: Settings) -> int:
     """Run the daemon with these settings, read from `path`, until it is told to stop; the exit status."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop takes it: a reload asked for now must not kill us
     logs.configure(settings.logging.level, settings.logging.format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Daemon(path, settings).run())
+            failed = runner.run(Daemon(path, settings).run())
     except StartError as error:
         log.error("start_failed", reason=str(error))
         return 1
     finally:
         logs.flush()
-    return 0
+    return 1 if failed else 0
 
 
 class Daemon:
@@ -59,19 +60,32 @@ class Daemon:
         self.settings = settings
         self._stop = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._started = False
+        self._failed = False
         self._reloads = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
-        """Start everything, wait for a signal, stop everything. Raises StartError when it can't start."""
+    async def run(self) -> bool:
+        """Start everything, wait for a signal, stop everything; whether it ended for a fault of its own.
+
+        Raises StartError when it can't start.
+        """
         loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
         async with AsyncExitStack() as stack:
-            await self._start(stack, loop)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._asked_to_stop)
-            loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
-            await self._stop.wait()
+            starting = asyncio.create_task(self._start(stack, loop), name="start")
+            stopping = asyncio.create_task(self._stop.wait(), name="stop")
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                await _cancelled(starting)
+                return False
+            await starting
+            self._started = True
+            await stopping
             await self._drain()
+        return self._failed
 
     # -- start ------------------------------------------------------------------------------------------------------
 
@@ -198,18 +212,25 @@ class Daemon:
     def _loop_ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and task.exception() is not None:
             log.critical("control_loop_failed", exc_info=task.exception())
+            self._failed = True
             self._stop.set()
 
     # -- reload -----------------------------------------------------------------------------------------------------
 
     def _asked_to_reload(self) -> None:
+        if not self._started:
+            log.info("reload_not_needed", reason="the configuration has just been read")
+            return
         task = asyncio.create_task(self._reload_and_tell(), name="reload")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _reload_and_tell(self) -> None:
         with suppress(ConfigError):  # told in the log and in status by `reload`
-            await self.reload()
+            try:
+                await self.reload()
+            except Refused as refusal:
+                log.warning("reload_refused", reason=str(refusal))
 
     async def reload(self) -> dict[str, Any]:
         """Read the configuration again and make it so, but for what can't change live, which is named.
@@ -225,6 +246,8 @@ class Daemon:
                 log.error("reload_failed", faults=faults, consequence="the configuration in force stays")
                 self.control.last_reload = {"ok": False, "faults": faults}
                 raise
+            if self._stop.is_set():
+                raise Refused("the supervisor is shutting down: the next start reads the configuration")
             outcome = await self._apply(new)
             self.control.last_reload = outcome
             self.controller.decide(Action.RELOAD, target=str(self.path), why=_told(outcome))
@@ -263,7 +286,8 @@ class Daemon:
         if self._stop.is_set():
             log.warning("hurried")
             self._hurried.set()
-            self.pool.hurry()
+            if self._started:
+                self.pool.hurry()
         else:
             log.info("stopping", note="requests that were accepted are answered first; a second signal hurries")
             self._stop.set()
@@ -277,6 +301,8 @@ class Daemon:
         if not answered.done():
             answered.cancel()
             await self.dispatcher.finish(0)
+        elif not answered.result():
+            self.pool.hurry()  # who waits has been refused: nobody takes what a drain would wait for once more
         hurried.cancel()
 
 

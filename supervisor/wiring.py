@@ -9,16 +9,18 @@ from supervisor.proxy.dispatcher import QueueLimits, ServedModel
 from supervisor.workers.launch import WorkerSpec
 
 GIB = 1024**3
+# Devices with memory of their own; on the others (mps, xla) a model lives in the host's.
+GPU_DEVICES = ("cuda", "tensorrt")
 
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredModel:
-    """What the controller needs of a model's settings; `estimate` in bytes."""
+    """What the controller needs of a model's settings; `estimate` in bytes, `on_gpu` None where Infinity chooses."""
 
     name: str
     pinned: bool
     preload: bool
-    on_gpu: bool
+    on_gpu: bool | None
     device_id: int | str | None
     estimate: int | None
 
@@ -30,7 +32,7 @@ def configured_models(settings: Settings) -> tuple[ConfiguredModel, ...]:
             name=model.name,
             pinned=model.pinned,
             preload=model.preload,
-            on_gpu=model.device != "cpu",
+            on_gpu=None if model.device == "auto" else model.device in GPU_DEVICES,
             device_id=model.device_id,
             estimate=None if model.memory_gb is None else int(model.memory_gb * GIB),
         )

@@ -17,11 +17,15 @@ UNSEEN_GPU = "gpu"
 
 
 def device_of(model: Model, sample: Sample | None) -> str:
-    """The model's device as decisions name it: "cpu", its GPU's UUID, or "gpu" while NVML shows no such GPU."""
-    if not model.on_gpu:
+    """The model's device as decisions name it: "cpu", its GPU's UUID, or "gpu" while NVML shows no such GPU.
+
+    A model whose device Infinity chooses (`on_gpu` None) is on a GPU where there is one.
+    """
+    gpus = sample.devices if sample else ()
+    if model.on_gpu is False or (model.on_gpu is None and not gpus):
         return "cpu"
     wanted = 0 if model.device_id is None else model.device_id
-    for gpu in sample.devices if sample else ():
+    for gpu in gpus:
         if wanted in (gpu.index, gpu.uuid, str(gpu.index)):
             return gpu.uuid
     return UNSEEN_GPU

@@ -140,6 +140,8 @@ class ProxyServer:
         code = CLIENT_GONE
         try:
             try:
+                if self._dispatcher.draining:
+                    raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
                 response = await self._pass(request, request_id)
             except Refusal as refusal:
                 response = self._infer.refuse(request, refusal, request_id)

@@ -265,7 +265,7 @@ class Worker:
             instance.close()
             self._show(log_tail=tuple(instance.tail.last))
             log.info("worker_ended", model=self.name, pid=instance.process.pid, how=instance.how())
-        self._show(pid=None, pgid=None, port=None, ready_since=None, capabilities=frozenset())
+        self._show(pid=None, pgid=None, port=None, ready_since=None)
         self._lane.detach()
 
     def _settle(self, fault: str | None) -> None:

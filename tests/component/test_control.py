@@ -34,6 +34,11 @@ class FakePool:
             await asyncio.sleep(3600)
         self.house.workers.request_stop(name, cause)
 
+    async def restart(self, name: str, cause: str) -> None:
+        """Gone and back at once."""
+        self.house.workers.request_stop(name, cause)
+        self.house.workers.request_ready(name)
+
 
 class Desk:
     """A control over a fake house; time in the house passes while the event loop runs."""
@@ -156,6 +161,27 @@ async def test_drill_by_name(tmp_path: Path) -> None:
     await desk.control.drill({}, 0)
     assert desk.control.status()["signals"]["memory"]["drill"] is False
     assert desk.house.actions()[0] == "drill"
+
+
+async def test_a_pause_file_that_cannot_be_removed_does_not_hold_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`resume` resumes on a disk that can't be written to; only a restart would pause again."""
+    desk = Desk(tmp_path, House())
+    await desk.control.pause(None)
+
+    def fail() -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(desk.pause_file, "clear", fail)
+    assert (await desk.control.resume())["paused"] is False
+
+
+async def test_a_model_removed_while_it_is_unloaded(tmp_path: Path) -> None:
+    """A reload that removes the model meanwhile makes no fault of the answer."""
+    desk = Desk(tmp_path, House())
+    desk.pool.ensure_stopped = lambda name, cause: asyncio.sleep(0, desk.house.workers.state.pop(name))  # type: ignore[method-assign,assignment]
+    assert (await desk.control.unload("a"))["reason"] == "removed from the configuration"
 
 
 async def test_alive_means_ticks(tmp_path: Path) -> None:

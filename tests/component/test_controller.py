@@ -1,7 +1,11 @@
 """The tick: what the controller makes of readings, demand and orders, and what the journal says of it."""
 
+import asyncio
 import dataclasses
 
+import pytest
+
+from supervisor import controller as controllers
 from supervisor.core.model import Missing, ModelState, Rung, Signal
 from supervisor.core.policy import ResidencyPolicy
 from tests.support.fake_house import FakeModel, House
@@ -186,6 +190,47 @@ def test_a_sampler_that_stands_still_is_no_news() -> None:
     for _ in range(20):
         house.controller.tick(house.now)
     assert house.actions() == []
+
+
+def test_an_operators_pause_holds_in_observe_mode_too() -> None:
+    """Observing is about what the policy decides; an operator's order is carried out."""
+    house = House()
+    house.controller.set_policy(dataclasses.replace(house.policy, observe=True), house.models)
+    house.controller.pause(float("inf"))
+    assert house.orders.paused
+    assert not any(lane.open for lane in house.orders.lanes.values())
+    house.controller.resume()
+    assert all(lane.open for lane in house.orders.lanes.values())
+
+
+async def test_a_tick_that_fails_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bad value is told and the loop goes on; while it lasts no tick is finished, which /healthz shows."""
+    monkeypatch.setattr(controllers, "FAILURE_PAUSE", 0.01)
+    house = House()
+    good, seen = house.workers.state, house.ticks
+    running = asyncio.create_task(house.controller.run())
+    await asyncio.sleep(0)
+    house.workers.state = None  # type: ignore[assignment]
+    for _ in range(20):
+        house.now += 1
+        house.controller.poke()
+        await asyncio.sleep(0.02)
+    assert not running.done()
+    stuck = house.ticks
+    house.workers.state = good
+    for _ in range(200):
+        house.now += 1
+        await asyncio.sleep(0.02)
+        if house.ticks > stuck + 1:
+            break
+    assert house.ticks > stuck >= seen
+    running.cancel()
+
+
+def test_automatic_devices_live_where_they_can() -> None:
+    """A model whose device Infinity chooses is on the host's memory while no GPU is seen; one on cuda never is."""
+    house = House(FakeModel("auto", on_gpu=None), FakeModel("cuda", on_gpu=True), FakeModel("cpu"))
+    assert [view.device for view in house.controller.model_views()] == ["cpu", "gpu", "cpu"]
 
 
 def test_a_ready_model_is_wanted_no_more() -> None:

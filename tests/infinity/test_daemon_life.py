@@ -96,6 +96,10 @@ def test_operator_unload_and_load(three: Daemon) -> None:
     assert three.model("a")["state"] == "stopped"
     assert not alive([pid])
     assert three.api("models/a/load")["state"] == "ready"
+    before = three.model("a")
+    assert three.api("models/a/restart")["state"] == "ready"
+    after = three.model("a")
+    assert (after["restarts"], after["pid"] != before["pid"]) == (before["restarts"] + 1, True)
     assert three.post(three.admin + "/api/v1/models/zzz/load")[0] == 404
 
 
@@ -130,6 +134,27 @@ def test_sigterm_during_load_answers_what_is_in_flight_and_leaves_nothing(tmp_pa
             for future in running:
                 assert len(future.result(10)) == 1499
         assert not alive(pids)
+
+
+def test_sighup_while_it_starts_and_while_it_stops(tmp_path: Path) -> None:
+    """A reload that comes before the start is done, or after the stop began, kills nothing and starts nothing."""
+    with daemons.running(tmp_path, {"models": [daemons.debug_model("a", preload=False)]}) as d:
+        assert d.process is not None
+        d.process.send_signal(signal.SIGHUP)
+        d.wait_rung("normal", 20)
+        d.api("pause", {"seconds": None})
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            held = pool.submit(d.exchange, d.proxy + "/embeddings", {"model": "a", "input": "x"})
+            d.until(lambda: d.status()["queue"]["requests"] == 1, 20, "the request is not held")
+            d.write({**d.settings, "models": [*d.settings["models"], daemons.debug_model("new")]})
+            d.process.send_signal(signal.SIGTERM)
+            d.until(lambda: d.events("stopping"), 10, "it does not stop")
+            d.process.send_signal(signal.SIGHUP)
+            d.until(lambda: d.events("reload_refused"), 10, "the reload is not refused")
+            d.process.send_signal(signal.SIGTERM)
+            status, _, headers = held.result(60)
+            assert (status, headers["x-supervisor-reason"]) == (503, "draining")
+            assert d.process.wait(60) == 0
 
 
 def test_a_killed_supervisor_leaves_nothing_for_long(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class FakeModel:
     name: str
     pinned: bool = False
     preload: bool = True
-    on_gpu: bool = False
+    on_gpu: bool | None = False
     device_id: int | str | None = None
     estimate: int | None = None
 
