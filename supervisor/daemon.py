@@ -188,7 +188,6 @@ class Daemon:
         if controller.orders.paused:
             self.metrics.paused_for(now - self._counted_at)
         self._counted_at = now
-        self.metrics.observe_status(self.control.status())
         logs.flush()
 
     def _effective(self) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Api:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus' text format."""
+        self._metrics.observe_status(self._control.status())
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def page(self, _: web.Request) -> web.Response:
