@@ -277,7 +277,7 @@ def test_an_idle_daemon_is_small(tmp_path: Path, gpu_binding: bool, monkeypatch:
         assert d.process is not None
         process = psutil.Process(d.process.pid)
         time.sleep(3)
-        shares = [cpu_share(process, 8) for _ in range(3)]
+        shares = [cpu_share(process, 8) for _ in range(5)]
         share = min(shares)  # what shares the machine only adds: a core that is taken away, a cache that is cold
         rss = process.memory_info().rss
         told = ", ".join(f"{each:.2%}" for each in shares)
