@@ -13,6 +13,8 @@ from supervisor.config.settings import BatchControllerSettings, Settings
 from supervisor.core.model import Signal
 
 SectionT = TypeVar("SectionT", bound=Section)
+HOLD_BELOW_SHRINK = 2.0
+"""Points between shrink and the target of the CPU hold, so that the hold's own ripple does not reach shrink."""
 Given = Mapping[str, float | None]
 """Thresholds of one signal by rung, None for a rung that is off."""
 
@@ -86,7 +88,24 @@ def _monitor_values(monitor: ResourceMonitorSettings, profile: Profile) -> dict[
         written = written_thresholds(monitor, signal)
         thresholds = thresholds_from(written, profile.pause(signal), warns_only=signal is Signal.GPU)
         values |= {threshold_key(signal, rung): value for rung, value in thresholds.items()}
+        if signal is Signal.CPU:
+            values["cpu_hold_target"] = _hold_from(thresholds, profile.pause(signal))
     return values
+
+
+def _hold_from(cpu: Given, pause_default: float) -> float | None:
+    """The target of the CPU hold: 2 points below shrink, or below where shrink would stand if that rung is off.
+
+    None where neither shrink nor pause is on: whoever limits nothing has nothing to stay below. A very low shrink
+    leaves half of it.
+    """
+    shrink = cpu["shrink"]
+    if shrink is None:
+        if cpu["pause"] is None:
+            return None
+        on = {rung: cpu[rung] for rung in ("warning", "pause")}
+        shrink = thresholds_from(on, pause_default, warns_only=False)["shrink"] or 0.0
+    return _tidy(max(shrink - HOLD_BELOW_SHRINK, shrink / 2))
 
 
 def _batch_values(batch: BatchControllerSettings, profile: Profile) -> dict[str, Any]:

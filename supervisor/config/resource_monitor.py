@@ -98,6 +98,10 @@ class ResourceMonitorSettings(Section):
     gpu_memory_resume_threshold: Percent | None = 75.0
     """Percent of GPU memory below which held work goes on. Must be below pause. Unwritten: warning - 5. Default 75."""
 
+    cpu_hold_target: Annotated[float, Field(gt=0, lt=100)] | None = 83.0
+    """Percent of CPU, everyone's use counted, up to which models are given work. Must be below shrink. Unwritten:
+    shrink - 2, or null where CPU neither shrinks nor pauses; null: as much as they can. Default 83."""
+
     scope: Literal["host", "cgroup", "auto"] = "auto"
     """What a percent is a percent of: `host`, the `cgroup` (container) we live in, or `auto`, the default: whichever
     is tighter."""

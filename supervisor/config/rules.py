@@ -89,6 +89,20 @@ def _resume(signal: Signal, values: Given, given: Given) -> Iterator[Problem]:
     yield Problem(_path(signal, "resume"), message, _involved(signal))
 
 
+def hold_is_below_shrink(written: Settings, settings: Settings) -> Iterator[Problem]:
+    """Held at shrink or above, the batch would be worn down by the hold itself."""
+    monitor = settings.resource_monitor
+    hold, shrink, given = monitor.cpu_hold_target, monitor.cpu_shrink_threshold, written.resource_monitor
+    if hold is None or shrink is None or hold < shrink or "cpu_hold_target" not in given.model_fields_set:
+        return
+    yield Problem(
+        ("resource_monitor", "cpu_hold_target"),
+        f"{_percent(hold)} must be below cpu_shrink_threshold, {_percent(shrink)}"
+        f"{_origin(Signal.CPU, 'shrink', written_thresholds(given, Signal.CPU))}; allowed: lower, or null (off)",
+        _involved(Signal.CPU),
+    )
+
+
 def _origin(signal: Signal, rung: str, given: Given) -> str:
     if rung in given:
         return ""
@@ -225,6 +239,7 @@ def addresses_can_be_listened_on(written: Settings, settings: Settings) -> Itera
 
 RULES: tuple[Rule, ...] = (
     thresholds_in_order,
+    hold_is_below_shrink,
     batch_sizes_in_order,
     names_are_usable_and_unique,
     pinned_models_leave_room,

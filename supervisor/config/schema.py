@@ -117,7 +117,7 @@ def _words_of(node: dict[str, Any], examples: list[Any] | None) -> str:
         "object": "settings as `key: value` lines",
     }[node["type"]]
     upper = "up to" if "exclusiveMinimum" in node else "to"
-    named = (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", upper))
+    named = (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", upper), ("exclusiveMaximum", "below"))
     span = ", " if "exclusiveMinimum" in node else " "
     bounds = [span.join(f"{word} {node[key]:.10g}" for key, word in named if key in node)]
     if "maxLength" in node:

@@ -238,6 +238,7 @@ class Settings(Section):
             check_interval=self.resource_monitor.check_interval,
             history_size=self.resource_monitor.history_size,
             observe=self.mode == "observe",
+            cpu_hold=self.resource_monitor.cpu_hold_target,
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from supervisor.core.assessment import Assessment, Reminder, SignalState, Transition
+from supervisor.core.exhaustion import LOOK
 from supervisor.core.model import Missing, Reading, Rung, Sample, Signal
 from supervisor.core.policy import Thresholds
 from supervisor.core.signal_ladder import SignalLadder
@@ -25,11 +26,13 @@ class OwnUse:
 
     `cpu_percent` of the host's cores over about the last second: an excess that is ours ends with the pause, so it does
     not count as a restless signal. `loading`: bytes held by workers that are starting, each up to what was reserved for
-    it, by device ("cpu" or the GPU's UUID); growth that is reserved is no way to exhaustion.
+    it, by device ("cpu" or the GPU's UUID); growth that is reserved is no way to exhaustion. `held`: a CPU hold keeps
+    our use within what others leave, pause or not.
     """
 
     cpu_percent: float = 0.0
     loading: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    held: bool = False
 
 
 class Ladder:
@@ -60,9 +63,15 @@ class Ladder:
         for signal, ladder in self._signals.items():
             bytes_loading = self._own.loading.get("cpu", 0) if signal is Signal.MEMORY else 0
             loading = 100.0 * bytes_loading / sample.memory_limit if sample.memory_limit else 0.0
-            ladder.observe(sample.reading(signal), signal in drilled, now, loading)
+            confirmed = signal is Signal.MEMORY and sample.memory_short
+            ladder.observe(sample.reading(signal), signal in drilled, now, loading, confirmed)
         if Signal.GPU_MEMORY in self._thresholds:
             self._observe_gpus(sample, Signal.GPU_MEMORY in drilled, now)
+
+    @property
+    def look_interval(self) -> float:
+        """Seconds until the next raw sample: fewer while a memory runs full."""
+        return min((ladder.look_interval for ladder in self._all()), default=LOOK)
 
     def due(self, now: float, longest_part: float = 0.0) -> bool:
         """Whether the newest sample completes an entry time, so that a decision should not wait for its interval."""
@@ -76,7 +85,7 @@ class Ladder:
         """
         self._own = own or OwnUse()
         before = self._rung
-        moves = [ladder.assess(now, longest_part, self._own.cpu_percent) for ladder in self._all()]
+        moves = [ladder.assess(now, longest_part, self._own.cpu_percent, self._own.held) for ladder in self._all()]
         signals = {signal: ladder.state(now) for signal, ladder in self._signals.items()}
         if self._gpu_memory:
             signals[Signal.GPU_MEMORY] = self._gpu_memory_state(now)

@@ -71,6 +71,7 @@ class Sample:
 
     `cpu` is the busy share since the previous look; `memory` the fullest of the host and its limited cgroups;
     `memory_used` and `memory_limit` are the bytes behind it. `gpu` and `gpu_memory` are the fullest device's.
+    `memory_short`: since the previous look the kernel itself found memory short (stalls, a cgroup at its limit).
     """
 
     at: float
@@ -84,6 +85,7 @@ class Sample:
     cores: float = 1.0
     swap_percent: float | None = None
     pressure: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    memory_short: bool = False
 
     def reading(self, signal: Signal) -> Reading:
         """The reading of one signal."""
@@ -93,11 +95,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUse:
-    """What the processes of one worker use, all of its process group together."""
+    """What the processes of one worker use, all of its process group together.
+
+    `main_pid` is the one that holds the most memory: the server, which need not lead the group.
+    """
 
     cpu_seconds: float
     memory_bytes: int
     gpu_memory_bytes: int = 0
+    main_pid: int | None = None
 
 
 class ModelState(StrEnum):
@@ -147,11 +153,21 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class LaneOrders:
-    """What the dispatcher may do for one model until it is told otherwise."""
+    """What the dispatcher may do for one model until it is told otherwise.
+
+    `batch_size` is the most inputs of one part, `window` the most parts at the worker at a time; from 2 on, how many
+    of them pay off is the lane's to find out. `part_seconds` is about how long a part may take, None where only the
+    batch size bounds it (a device that is not the CPU).
+
+    `memory_ever` is what its parts could take of memory at best (None: nobody asks), `main_pid` its worker's process.
+    """
 
     open: bool = True
     batch_size: int = 16
-    window: int = 2
+    window: int = 4
+    part_seconds: float | None = 0.2
+    memory_ever: int | None = None
+    main_pid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +175,9 @@ class Orders:
     """The state the data plane is to be in: recomputed every tick, applied as it is.
 
     `paused` is the host-wide gate. `trickle` lets one part of `trickle_size` inputs of the oldest request pass closed
-    gates, once for each time these orders are given ("never dead").
+    gates, once for each time these orders are given ("never dead"). `cpu_hold` is the target of the CPU hold in percent
+    of the host's cores, None while nothing holds the CPU. All parts together may take `memory_room` bytes beside what was
+    in use at the sample, single rows `memory_last`; None while memory is not to be asked for.
     """
 
     paused: bool = False
@@ -167,3 +185,6 @@ class Orders:
     lanes: Mapping[str, LaneOrders] = field(default_factory=lambda: MappingProxyType({}))
     trickle: bool = False
     trickle_size: int = 1
+    cpu_hold: float | None = None
+    memory_room: int | None = None
+    memory_last: int | None = None

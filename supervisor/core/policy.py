@@ -54,7 +54,10 @@ class ResidencyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Everything the operator chose that a decision depends on."""
+    """Everything the operator chose that a decision depends on.
+
+    `cpu_hold` is the target of the CPU hold in percent of the host's cores, None for none.
+    """
 
     thresholds: Mapping[Signal, Thresholds]
     batch: BatchPolicy
@@ -62,3 +65,4 @@ class Policy:
     check_interval: float = 1.0
     history_size: int = 60
     observe: bool = False
+    cpu_hold: float | None = 83.0

@@ -5,7 +5,7 @@ sample: several rungs up, or one down. What the rungs do to the host is not know
 """
 
 from supervisor.core.assessment import SignalState, Transition
-from supervisor.core.exhaustion import Exhaustion
+from supervisor.core.exhaustion import LOOK, Exhaustion
 from supervisor.core.hysteresis import (
     BLIND_AFTER,
     EPSILON,
@@ -16,6 +16,7 @@ from supervisor.core.hysteresis import (
     FULL_IN,
     GATHERING,
     QUIET,
+    SPARED_ENTRY,
     FlatPause,
     Restlessness,
     Standing,
@@ -55,6 +56,7 @@ class SignalLadder:
         self._exhaustion = Exhaustion()
         self._restless = Restlessness()
         self._flat = FlatPause()
+        self._spared = False  # restless by others' doing, while a hold keeps us out of their way: no need to pause
 
     @property
     def rung(self) -> Rung | None:
@@ -68,8 +70,13 @@ class SignalLadder:
         entries = [(rung, thresholds.enter(rung)) for rung in sorted(Rung, reverse=True)]
         self._entries = {rung: level for rung, level in entries if level is not None}  # the highest rung first
 
-    def observe(self, reading: Reading, drilled: bool, now: float, loading: float = 0.0) -> None:
-        """Take a raw reading; `loading` percent of a memory belong to workers that are starting."""
+    def observe(
+        self, reading: Reading, drilled: bool, now: float, loading: float = 0.0, confirmed: bool = False
+    ) -> None:
+        """Take a raw reading; `loading` percent of a memory belong to workers that are starting.
+
+        `confirmed`: the kernel says by itself that this memory is short.
+        """
         if self.track.drilled and not drilled and self._paused_since is not None:
             self._paused_since = now  # what a drill paused has not paused anything for long
         self.track.add(reading, drilled)
@@ -80,23 +87,30 @@ class SignalLadder:
         self._over.note([rung for rung, level in self._entries.items() if current.value >= level], current.at)
         left = None
         if self.signal in FILLS and not drilled:
-            self._exhaustion.add(reading.at, reading.value, loading)
+            self._exhaustion.add(reading.at, reading.value, loading, confirmed)
             left = self._exhaustion.seconds_left()
         self._filling.note(
             [] if left is None else [rung for rung, limit in FULL_IN.items() if left < limit], current.at
         )
 
+    @property
+    def look_interval(self) -> float:
+        """Seconds until this signal should be looked at again; a GPU's sensor has a pace of its own."""
+        fills = self.signal is Signal.MEMORY and self.track.missing is None and not self.track.drilled
+        return self._exhaustion.look_interval(self.thresholds.warning) if fills else LOOK
+
     def due(self, now: float, longest_part: float) -> bool:
         """Whether a sample that was not assessed yet completes an entry time."""
         return self._unseen and not self._blind(now) and self._entered(longest_part) is not None
 
-    def assess(self, now: float, longest_part: float, own_cpu: float) -> Transition | None:
+    def assess(self, now: float, longest_part: float, own_cpu: float, held: bool = False) -> Transition | None:
         """The move that the newest sample gives, if any; made when this returns.
 
         1. Without a new sample, nothing: never twice on one.
         2. Never read for real, and no drill any more: down a rung per quiet time, then unknown.
         3. No new value for 3 s: the rung declared for that. Missing for less: the rung is held.
-        4. Up to the highest rung whose entry is complete.
+        4. Up to the highest rung whose entry is complete. A CPU that others make restless, while a hold keeps our use
+           out of their way, is slow to pause, and free to leave pause.
         5. Down one, if the rung's condition is not met, the margin is kept over the quiet time and the signal is not
            restless; from pause also when the level is flat below it. A pause that outlasts our parts is not of our
            making and counts as restless.
@@ -113,6 +127,8 @@ class SignalLadder:
             return self._blinded(newest, now)
         if isinstance(current, Missing):
             return None
+        ours = own_cpu >= OURS * current.value or self.track.drilled
+        self._spared = held and self.signal is Signal.CPU and not ours and self._restless.must_wait(now)
         up = self._entered(longest_part)
         if up is not None:  # 4
             return self._risen(up, current, longest_part, own_cpu, now)
@@ -148,12 +164,14 @@ class SignalLadder:
         newest = self.track.newest
         if newest is None or self.track.missing is not None:
             return None
-        entry = entry_time(self.signal, longest_part)
+        entry, filling_entry = entry_time(self.signal, longest_part), self._exhaustion.entry_time(FILLING_ENTRY)
         for rung in self._entries:
             if rung <= self._rung:
                 return None
+            if self._spared and rung >= Rung.PAUSE:
+                entry = max(entry, SPARED_ENTRY)
             over = self._over.lasted(rung, newest.at)
-            if over >= entry or self._filling.lasted(rung, newest.at) >= FILLING_ENTRY:
+            if over >= entry or self._filling.lasted(rung, newest.at) >= filling_entry:
                 return rung
             if over >= 0 and over >= entry - GATHERING:
                 return None
@@ -199,7 +217,9 @@ class SignalLadder:
         mean, pause = self.track.mean(QUIET), self.thresholds.pause
         flat = self._rung is Rung.PAUSE and mean is not None and pause is not None and mean < pause - EPSILON
         self._flat.note(flat, now)
-        if mean is None or self._stands() or self._restless.must_wait(now):
+        if mean is None or self._stands():
+            return None
+        if self._restless.must_wait(now) and not (self._spared and self._rung >= Rung.PAUSE):
             return None
         level = leave_level(self.thresholds, self._rung)
         if now - self._moved_at + EPSILON >= QUIET and (level is None or mean < level - EPSILON):

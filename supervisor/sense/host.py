@@ -12,7 +12,7 @@ from typing import Literal
 from supervisor.core.model import Known, Missing, Reading
 from supervisor.sense.cgroup import Groups
 from supervisor.sense.cpu import CpuQuota, HostCpu, cpu_quotas
-from supervisor.sense.memory import HostMemory, MemoryLimit, MemoryUse, memory_limits
+from supervisor.sense.memory import HostMemory, MemoryLimit, MemoryShortage, MemoryUse, memory_limits
 from supervisor.sense.pressure import Pressure
 
 Scope = Literal["host", "cgroup", "auto"]
@@ -28,6 +28,7 @@ class HostLook:
     cores: float
     swap_percent: float | None
     pressure: Mapping[str, float]
+    memory_short: bool = False
 
 
 class HostSenses:
@@ -41,6 +42,7 @@ class HostSenses:
         limited = scope != "host"
         self._quotas = cpu_quotas(groups) if limited else []
         self._limits = memory_limits(groups) if limited else []
+        self._shortage = MemoryShortage(proc, groups, host=scope != "cgroup", limited=limited)
         self._known: set[Bound] = set()  # what gave a value at least once
 
     @property
@@ -53,7 +55,8 @@ class HostSenses:
         """Everything once; never raises."""
         memory = self._memory_use(now)
         cpu = self._cpu_share(now)
-        return HostLook(cpu, memory, self._cores(), self._memory.swap_percent, self._pressure.look(now))
+        short = self._shortage.look(memory.reading, now)
+        return HostLook(cpu, memory, self._cores(), self._memory.swap_percent, self._pressure.look(now), short)
 
     def _cpu_share(self, now: float) -> Reading:
         """The highest share that counts in this scope.
@@ -104,6 +107,7 @@ class HostSenses:
     def close(self) -> None:
         """Give back every descriptor."""
         self._pressure.close()
+        self._shortage.close()
         bounds: list[Bound] = [self._cpu, self._memory, *self._quotas, *self._limits]
         for bound in bounds:
             bound.close()

@@ -1,4 +1,4 @@
-"""Memory: how full the host is and every limited cgroup above us, and how full swap is.
+"""Memory: how full the host is and every limited cgroup above us, how full swap is, and whether the kernel runs short.
 
 Page cache is not use: the kernel gives it back when asked. The host's figure leaves it out by MemAvailable, a cgroup's
 by taking active_file, inactive_file and slab_reclaimable off what is charged to it (version 1 does not tell its slab).
@@ -8,13 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.core.model import Known, Missing, Reading
-from supervisor.sense.cgroup import Groups, hierarchy
+from supervisor.sense.cgroup import UNIFIED, Groups, hierarchy
 from supervisor.sense.files import KernelFile, number, trouble, whole
 
 # Limits above this mean "none" (version 1 writes 2**63 less a page); it stands in where the host's total is unknown.
 NO_LIMIT = 1 << 60
 LIMIT_REFRESH = 1.0
 SWAP_REFRESH = 1.0
+# Up to this level whether memory is short is not even asked: it only confirms growth, which counts above 70 % as well.
+# So an idle daemon pays nothing for it.
+SHORT_ABOVE = 70.0
+# Stalls shorter than this are everyday reclaim: 1 % of the 2 s after which the kernel brings its counter up to date.
+SHORT_STALL = 20_000  # µs
+# A counter that was not read for longer than this tells nothing of the present.
+COUNTS_FOR = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +133,60 @@ def memory_limits(groups: Groups) -> list[MemoryLimit]:
     """Every cgroup from our own up that may limit memory."""
     memory = hierarchy(groups, "memory")
     return [] if memory is None else [MemoryLimit(level, memory.version) for level in memory.levels]
+
+
+class MemoryShortage:
+    """The kernel's own word that memory is short: processes wait for it, or a cgroup ran into a limit."""
+
+    def __init__(self, proc: Path, groups: Groups, *, host: bool, limited: bool) -> None:
+        self._stalls: list[KernelFile] = [KernelFile(proc / "pressure" / "memory")] if host else []
+        self._hits: list[tuple[KernelFile, tuple[bytes, ...]]] = []
+        unified, memory = groups.get(UNIFIED), hierarchy(groups, "memory")
+        if limited and unified is not None and (unified.own / "memory.pressure").exists():
+            self._stalls.append(KernelFile(unified.own / "memory.pressure"))
+        if limited and memory is not None:
+            # Version 1 counts each charge that failed, so those that ended in a kill as well.
+            name = "memory.events" if memory.version == 2 else "memory.failcnt"
+            keys = (b"high ", b"max ", b"oom ") if memory.version == 2 else (b"",)
+            self._hits = [(KernelFile(level / name), keys) for level in memory.levels if (level / name).exists()]
+        self._before: dict[KernelFile, tuple[float, int]] = {}
+
+    def look(self, reading: Reading, now: float) -> bool:
+        """Whether it became short since the previous look; `reading` is how full memory is."""
+        if isinstance(reading, Missing) or reading.value <= SHORT_ABOVE:
+            return False
+        stalled = [self._risen(file, _stalled(file), now) >= SHORT_STALL for file in self._stalls]
+        hit = [self._risen(file, _hits(file, keys), now) > 0 for file, keys in self._hits]
+        return any(stalled) or any(hit)
+
+    def _risen(self, file: KernelFile, count: int | None, now: float) -> int:
+        """By how much a counter grew since the previous look; 0 if that was long ago or one could not be read."""
+        if count is None:
+            self._before.pop(file, None)
+            return 0
+        at, before = self._before.get(file, (float("-inf"), 0))
+        self._before[file] = now, count
+        return count - before if now - at <= COUNTS_FOR else 0
+
+    def close(self) -> None:
+        """Give back the descriptors."""
+        for file in (*self._stalls, *(file for file, _ in self._hits)):
+            file.close()
+
+
+def _stalled(file: KernelFile) -> int | None:
+    """Microseconds for which some process waited for memory so far; None when that can't be read."""
+    try:
+        line = next(line for line in file.read().splitlines() if line.startswith(b"some "))
+        return whole(line.rpartition(b" total=")[2])
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _hits(file: KernelFile, keys: tuple[bytes, ...]) -> int | None:
+    """How often limits were run into so far; None when that can't be read."""
+    try:
+        data = file.read()
+        return sum(number(data, key) for key in keys)
+    except (OSError, ValueError):
+        return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from supervisor.core.model import GpuDevice, Sample, WorkerUse
 from supervisor.sense.cgroup import own_groups
+from supervisor.sense.cpu_clock import OwnCpu
 from supervisor.sense.files import KernelFile
 from supervisor.sense.gpu import GpuSense
 from supervisor.sense.host import HostSenses, Scope
@@ -36,6 +37,7 @@ class Monitor:
         self._checked_at = float("-inf")
         self._gpu = GpuSense()
         self._processes = ProcessGroups(proc)
+        self._own_cpu = OwnCpu()
         self._devices: tuple[GpuDevice, ...] = ()
 
     def start(self) -> None:
@@ -75,11 +77,21 @@ class Monitor:
             cores=look.cores,
             swap_percent=look.swap_percent,
             pressure=look.pressure,
+            memory_short=look.memory_short,
         )
 
     def worker_use(self, pgids: Mapping[str, int], now: float) -> Mapping[str, WorkerUse]:
         """What each named process group uses; meant for once a second. A group without a living member is left out."""
-        return self._processes.look(pgids, self._gpu.memory_by_pid, now)
+        uses = self._processes.look(pgids, self._gpu.memory_by_pid, now)
+        self._own_cpu.follow(self._processes.members)
+        return uses
+
+    def own_cpu(self) -> float:
+        """CPU seconds that all processes of the groups last asked for have used since they were first seen.
+
+        Only ever grows; fit for 20 Hz.
+        """
+        return self._own_cpu.seconds()
 
     def _host_senses(self, now: float) -> HostSenses:
         """The sensors for the cgroups we are in, built anew when those have changed or fail."""

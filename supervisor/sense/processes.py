@@ -57,6 +57,11 @@ class ProcessGroups:
         self._listed_for: frozenset[int] = frozenset()
         self._listed_at = float("-inf")
 
+    @property
+    def members(self) -> Mapping[tuple[int, int], float]:
+        """CPU seconds of all groups' living members as last seen, by pid and start time."""
+        return {member: used for group in self._groups.values() for member, used in group.members.items()}
+
     def look(self, pgids: Mapping[str, int], gpu_memory: Mapping[int, int], now: float) -> dict[str, WorkerUse]:
         """The use of each named group that has a living member and can be read; `gpu_memory` is in bytes by pid.
 
@@ -79,10 +84,12 @@ class ProcessGroups:
             seen = {(pid, stat.started): stat.cpu_seconds for pid, stat in members.items()}
             group.ended_seconds += sum(used for member, used in group.members.items() if member not in seen)
             group.members = seen
+            memory = {pid: self._memory(pid) for pid in members}
             uses[name] = WorkerUse(
                 cpu_seconds=group.ended_seconds + sum(seen.values()),
-                memory_bytes=sum(map(self._memory, members)),
+                memory_bytes=sum(memory.values()),
                 gpu_memory_bytes=sum(gpu_memory.get(pid, 0) for pid in members),
+                main_pid=max(memory, key=memory.__getitem__),
             )
         self._groups = groups
         return uses

@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from supervisor.core.exhaustion import Exhaustion
+from supervisor.core.exhaustion import LOOK, LOOK_CLOSELY, Exhaustion
+from supervisor.core.ladder import Ladder
+from supervisor.core.model import Known, Missing, Sample, Signal
+from supervisor.core.policy import Thresholds
 
 Course = Callable[[float], float]
 
@@ -135,3 +138,104 @@ def test_memory_of_levels_is_bounded() -> None:
     for k in range(36_000):
         watch.add(k / 10, 50.0)
     assert len(watch._moments) < 250
+
+
+# -- the kernel's word, and how closely to look ------------------------------------------------------------------------
+
+
+def sample(at: float, percent: float, short: bool = False) -> Sample:
+    """A host whose memory is so full."""
+    none = Missing("not looked at", at)
+    return Sample(at, none, Known(percent, at), none, none, memory_short=short)
+
+
+def shrunk_at(level: Course, short: Callable[[float], bool], warning: float = 80.0) -> float | None:
+    """When the growth of a course moves the ladder; None if it does not within 40 s."""
+    ladder = Ladder({Signal.MEMORY: Thresholds(warning=warning, shrink=95, pause=97, unload=99)})
+    for k in range(401):
+        ladder.observe(sample(k / 10, level(k / 10), short(k / 10)), frozenset(), k / 10)
+        if ladder.due(k / 10):
+            return k / 10
+    return None
+
+
+def test_kernels_word_halves_the_time_growth_must_go_on() -> None:
+    """Growth that the kernel confirms counts after half a second; its word alone, or of long ago, moves nothing."""
+
+    def growing(t: float) -> float:
+        return 71 + 2 * max(0.0, t - 10)
+
+    usual = shrunk_at(growing, lambda t: False, warning=94)
+    confirmed = shrunk_at(growing, lambda t: t > 10, warning=94)
+    assert usual is not None
+    assert confirmed == pytest.approx(usual - 0.5, abs=0.11)
+    assert shrunk_at(growing, lambda t: t < 9, warning=94) == usual
+    assert shrunk_at(lambda t: 75.0, lambda t: True) is None
+
+
+def test_kernels_word_counts_for_a_second() -> None:
+    """Its counters of stalls move every two seconds, so one hit speaks for a while."""
+    watch = Exhaustion()
+    watch.add(1.0, 75.0, confirmed=True)
+    assert watch.entry_time(1.0) == 0.5
+    watch.add(1.9, 75.0)
+    assert watch.entry_time(1.0) == 0.5
+    watch.add(2.1, 75.0)
+    assert watch.entry_time(1.0) == 1.0
+
+
+def intervals(level: Course, seconds: float, warn: float | None = 80.0) -> list[float]:
+    """What a course asks for at each look, every tenth of a second."""
+    watch = Exhaustion()
+    asked = []
+    for k in range(int(seconds * 10) + 1):
+        watch.add(k / 10, level(k / 10))
+        asked.append(watch.look_interval(warn))
+    return asked
+
+
+def test_memory_above_its_warning_that_grows_is_looked_at_closely() -> None:
+    """Growth too slow to be full soon quickens the looks above the threshold, until it ends; nothing else does."""
+
+    def growing(t: float) -> float:
+        return 78 + 0.6 * min(max(0.0, t - 10), 6)
+
+    asked = intervals(growing, 30)
+    assert set(asked[:133]) == {LOOK}
+    assert set(asked[135:160]) == {LOOK_CLOSELY}
+    assert set(asked[165:]) == {LOOK}
+    assert set(intervals(lambda t: 90.0, 20)) == {LOOK}
+    assert set(intervals(growing, 30, warn=None)) == {LOOK}
+
+
+def test_memory_that_is_soon_full_is_looked_at_closely() -> None:
+    """Full in less than 20 s, whatever the level above 70 %; slow growth is not."""
+    asked = intervals(lambda t: 60 + 2 * t, 9)
+    assert set(asked[:51]) == {LOOK}
+    assert asked[-1] == LOOK_CLOSELY
+    assert set(intervals(lambda t: 60 + 0.5 * t, 30)) == {LOOK}
+
+
+def test_noise_costs_no_closer_looks() -> None:
+    """At 85 % with noise of 0.1 points hardly any look is closer, with 0.3 points not one in five."""
+    rnd = random.Random(3)
+    for noise, share in ((0.1, 0.002), (0.3, 0.2)):
+        asked = intervals(lambda t, noise=noise: 85 + rnd.gauss(0, noise), 600)  # type: ignore[misc]
+        assert sum(seconds == LOOK_CLOSELY for seconds in asked) < share * len(asked)
+
+
+def test_ladder_asks_for_memory_only() -> None:
+    """CPU that is busy needs no closer looks, nor does a drill; memory that fills does."""
+    ladder = Ladder({signal: Thresholds() for signal in Signal})
+    assert ladder.look_interval == LOOK
+    for k in range(60):
+        at = k / 10
+        ladder.observe(
+            Sample(at, Known(60 + k, at), Known(50.0, at), Known(60 + k, at), Known(50.0, at)), frozenset(), at
+        )
+        assert ladder.look_interval == LOOK
+    for k in range(60, 120):
+        ladder.observe(sample(k / 10, 60 + 0.3 * (k - 60)), frozenset(), k / 10)
+    assert ladder.look_interval == LOOK_CLOSELY
+    ladder.observe(sample(12.1, 40.0), frozenset({Signal.MEMORY}), 12.1)
+    assert ladder.look_interval == LOOK

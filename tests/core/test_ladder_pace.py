@@ -145,6 +145,51 @@ def test_load_of_others_that_outlasts_our_last_part_counts_as_theirs() -> None:
     assert len(story.moves) / 4 <= 6
 
 
+def paused_share(story: Timeline, start: float, end: float) -> float:
+    """The share of a time in which the host was paused."""
+    moves = [(0.0, Rung.NORMAL), *((at, after) for at, _, after in story.host_moves), (end, Rung.NORMAL)]
+    spans = [(max(a, start), b) for (a, rung), (b, _) in pairwise(moves) if rung >= Rung.PAUSE and b > start]
+    return sum(b - a for a, b in spans) / (end - start)
+
+
+def test_beside_a_hold_a_restless_cpu_waits_in_shrink() -> None:
+    """Others that come and go pause it at first; once it is restless, work that is held goes on beside them."""
+    for period in (7, 12, 20):
+        story = Timeline().cpu(square(period, 97, 60))
+        story.own = OwnUse(5.0, held=True)
+        story.at(240)
+        first = next(at for at, move in story.moves if move.after >= Rung.PAUSE)
+        assert first < 2
+        assert len(story.moves) / 4 <= 6
+        assert most_in_a_minute(story) <= 8
+        assert paused_share(story, 60, 240) < 0.35
+    story = Timeline().cpu(square(12, 97, 60)).at(240)
+    assert paused_share(story, 60, 240) > 0.7
+
+
+def test_beside_a_hold_others_that_stay_pause_a_restless_cpu() -> None:
+    """Only for 15 s is it spared: load of others that stays is a pause like any other."""
+    story = Timeline().cpu(square(8, 97, 60))
+    story.own = OwnUse(5.0, held=True)
+    story.at(80).cpu(60).at(84).expect("shrink").cpu(97)
+    story.at(84 + 15).expect("shrink").at(84 + 18).expect("unload")
+
+
+def test_a_hold_spares_neither_our_own_load_nor_memory_nor_a_drill() -> None:
+    """What is ours pauses at once although it should be held; memory knows no hold; a drill is what it says."""
+    story = Timeline().cpu(square(8, 97, 60))
+    story.own = OwnUse(5.0, held=True)
+    story.at(80).cpu(60).at(84).expect("shrink")
+    story.own = OwnUse(60.0, held=True)
+    story.cpu(97).at(87).expect("unload")
+    story = Timeline().memory(square(8, 97, 60))
+    story.own = OwnUse(5.0, held=True)
+    story.at(100).memory(97).at(100.2).expect("unload")
+    story = Timeline().cpu(square(8, 97, 60))
+    story.own = OwnUse(5.0, held=True)
+    story.at(80).cpu(60).at(84).expect("shrink").drill(20, cpu=96).at(87).expect("unload")
+
+
 # -- relief ----------------------------------------------------------------------------------------------------------
 
 

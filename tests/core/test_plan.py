@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from supervisor.core.assessment import Assessment, SignalState
 from supervisor.core.model import ModelState, ModelView, Orders, Rung, Signal
-from supervisor.core.plan import SLOW_START, TRICKLE_AFTER, Planner
+from supervisor.core.plan import SLOW_START, TRICKLE_AFTER, Planner, hold_target
 from supervisor.core.policy import BatchPolicy
 
 BATCH = BatchPolicy(minimum=2, maximum=32, initial=16)
@@ -37,23 +37,50 @@ def assessed(
 
 
 def orders(planner: Planner, assessment: Assessment, now: float = 0.0, operator: bool = False) -> Orders:
-    """The orders for three models, one on the CPU and two on GPUs, at batch size 16."""
+    """The orders for three models, one on the CPU and two on GPUs, at batch size 16 and a hold of 83 %."""
     models = [CPU_MODEL, GPU_MODEL, OTHER_GPU_MODEL]
-    return planner.orders(assessment, models, BATCH, 16, operator_paused=operator, now=now)
+    return planner.orders(assessment, models, BATCH, 16, operator_paused=operator, now=now, cpu_hold=83.0)
 
 
 def test_below_shrink_everything_flows() -> None:
-    """At normal and warn all gates are open, with two parts in the window and the full batch size."""
+    """At normal and warn all gates are open, with up to four parts in the window and the full batch size."""
     for rung in (Rung.NORMAL, Rung.WARN):
         given = orders(Planner(), assessed(cpu=rung))
         assert not given.paused
-        assert {(lane.open, lane.batch_size, lane.window) for lane in given.lanes.values()} == {(True, 16, 2)}
+        assert {(lane.open, lane.batch_size, lane.window) for lane in given.lanes.values()} == {(True, 16, 4)}
 
 
 def test_shrink_leaves_one_part_in_the_window() -> None:
     """From shrink on a worker has one part at a time."""
     given = orders(Planner(), assessed(memory=Rung.SHRINK))
     assert {(lane.open, lane.window) for lane in given.lanes.values()} == {(True, 1)}
+
+
+def test_parts_on_the_cpu_are_short_and_shorter_from_shrink_on() -> None:
+    """0.2 s a part, 0.1 s from shrink on; on a GPU the batch size alone bounds them, whatever the rung."""
+    for rung, seconds in ((Rung.NORMAL, 0.2), (Rung.WARN, 0.2), (Rung.SHRINK, 0.1), (Rung.PAUSE, 0.1)):
+        lanes = orders(Planner(), assessed(memory=rung)).lanes
+        assert [lane.part_seconds for lane in lanes.values()] == [seconds, None, None]
+
+
+def test_the_hold_is_lowered_while_the_cpu_is_in_shrink() -> None:
+    """Shrink is left below 80 %, so the hold aims at 78 % from shrink on, and at what was chosen below it."""
+    for rung, target in ((Rung.NORMAL, 83.0), (Rung.WARN, 83.0), (Rung.SHRINK, 78.0), (Rung.PAUSE, 78.0)):
+        assert orders(Planner(), assessed(cpu=rung)).cpu_hold == target
+
+
+def test_the_hold_is_the_cpus_own() -> None:
+    """Memory in shrink leaves the hold where it is, and a hold below what shrink asks for stays there too."""
+    assert orders(Planner(), assessed(cpu=Rung.WARN, memory=Rung.SHRINK)).cpu_hold == 83.0
+    assert hold_target(assessed(cpu=Rung.SHRINK), 50.0) == 50.0
+
+
+def test_the_hold_keeps_off_when_it_is_off() -> None:
+    """Without a target there is none on any rung; without a shrink threshold the target stays as chosen."""
+    assert hold_target(assessed(cpu=Rung.PAUSE), None) is None
+    paused = SignalState(Signal.CPU, 95.0, Rung.PAUSE, 0.0, None, False, None, 0.0, None)
+    without = Assessment(0.0, Rung.PAUSE, Rung.PAUSE, Signal.CPU, {Signal.CPU: paused}, {}, ())
+    assert hold_target(without, 83.0) == 83.0
 
 
 def test_pause_closes_every_gate() -> None:
@@ -114,6 +141,23 @@ def test_a_long_pause_trickles() -> None:
     assert given.trickle_size == BATCH.minimum
 
 
+def test_long_parts_trickle_with_gaps_on_the_cpus_account() -> None:
+    """Parts of 4 s leave 6 s apart, or they alone would keep the CPU full and the pause up; memory does not mind."""
+
+    def trickled(**rungs: Rung) -> list[int]:
+        planner = Planner()
+        paused = assessed(paused_since=0.0, **rungs)
+        orders = [
+            planner.orders(paused, [CPU_MODEL], BATCH, 16, operator_paused=False, now=float(now), longest_part=4.0)
+            for now in range(10, 23)
+        ]
+        return [now for now, given in enumerate(orders, 10) if given.trickle]
+
+    assert trickled(cpu=Rung.PAUSE) == [10, 16, 22]
+    assert trickled(memory=Rung.PAUSE) == list(range(10, 23))
+    assert trickled(cpu=Rung.PAUSE, memory=Rung.PAUSE) == list(range(10, 23))
+
+
 def test_a_drilled_pause_never_trickles() -> None:
     """A drill holds everything, however long."""
     paused = assessed(cpu=Rung.PAUSE, paused_since=0.0, drilled=True)
@@ -133,7 +177,7 @@ def test_resume_starts_slowly() -> None:
     sizes = [size for size, _ in seen]
     assert sizes == sorted(sizes)
     assert seen[int(SLOW_START) - 1] == (14, 1)
-    assert seen[int(SLOW_START)] == (16, 2)
+    assert seen[int(SLOW_START)] == (16, 4)
 
 
 def test_slow_start_begins_anew_with_each_pause() -> None:

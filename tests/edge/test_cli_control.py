@@ -257,7 +257,7 @@ class Stranger:
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
-        b"HTTP/1.1 500 Oops\r\nContent-Length: 14\r\n\r\n{\"error\": \"no\"}",
+        b'HTTP/1.1 500 Oops\r\nContent-Length: 14\r\n\r\n{"error": "no"}',
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"\x00\xff\x00",
         b"",

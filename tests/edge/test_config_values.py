@@ -63,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
         "gpu_memory_pause_threshold": 90,
         "gpu_memory_unload_threshold": 95,
         "gpu_memory_resume_threshold": 75,
+        "cpu_hold_target": 83,
         "scope": "auto",
     },
     "batch_controller": {
@@ -226,6 +227,32 @@ def test_thresholds_follow_from_what_is_written(
     assert thresholds_of(tmp_path, signal, **written) == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "hold"),
+    [
+        ("{cpu_shrink_threshold: 82}", 80),
+        ("{cpu_pause_threshold: 82.3}", 75.3),
+        ("{cpu_shrink_threshold: null}", 83),
+        ("{cpu_shrink_threshold: null, cpu_pause_threshold: 96}", 89),
+        ("{cpu_pause_threshold: null}", 83),
+        ("{cpu_shrink_threshold: null, cpu_pause_threshold: null}", None),
+        ("{cpu_warning_threshold: null, cpu_shrink_threshold: 3}", 1.5),
+        ("{memory_shrink_threshold: null, memory_pause_threshold: null}", 83),
+        ("{cpu_hold_target: null}", None),
+        ("{cpu_hold_target: 40.5}", 40.5),
+        ("{cpu_hold_target: 99, cpu_shrink_threshold: null}", 99),
+    ],
+)
+def test_the_hold_follows_from_shrink(tmp_path: Path, written: str, hold: float | None) -> None:
+    """Two below shrink, or where shrink would be; off with the limits of CPU; what is written stands."""
+    assert settings_of(tmp_path, f"resource_monitor: {written}\n").resource_monitor.cpu_hold_target == hold
+
+
+def test_profile_small_holds_lower(tmp_path: Path) -> None:
+    """Its CPU shrinks at 80 %, so it is held at 78."""
+    assert settings_of(tmp_path, "profile: small\n").policy().cpu_hold == 78
+
+
 def test_one_signals_thresholds_leave_the_others_alone(tmp_path: Path) -> None:
     """Writing a threshold of memory changes nothing for CPU and the GPU."""
     shown = effective(settings_of(tmp_path, "resource_monitor: {memory_pause_threshold: 82}\n"))["resource_monitor"]
@@ -260,7 +287,9 @@ def test_policy_is_what_the_core_needs(tmp_path: Path) -> None:
         check_interval=1.0,
         history_size=60,
         observe=False,
+        cpu_hold=83.0,
     )
+    assert settings_of(tmp_path, "resource_monitor: {cpu_hold_target: null}\n").policy().cpu_hold is None
     changed = settings_of(
         tmp_path, "mode: observe\nmodel_memory_manager: {inactive_timeout: 0}\nresource_monitor: {history_size: 9}\n"
     )

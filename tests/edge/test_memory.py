@@ -6,7 +6,8 @@ import pytest
 
 from supervisor.core.model import Known, Missing
 from supervisor.sense.cgroup import own_groups
-from supervisor.sense.memory import HostMemory, MemoryLimit, MemoryUse, memory_limits
+from supervisor.sense.memory import HostMemory, MemoryLimit, MemoryShortage, MemoryUse, memory_limits
+from supervisor.sense.monitor import Monitor
 from tests.support.fake_proc import GIB, MIB, FakeHost
 
 
@@ -163,3 +164,112 @@ class TestVersion1:
         host.mounted("memory", root="/pod/app").member("/pod/app", "memory")
         host.v1("memory", "/", above=GIB, used=512 * MIB)
         assert limits(host)[0].look(1.0, 8 * GIB) == use(50.0, 512 * MIB, GIB)
+
+
+FULL = Known(80.0, 0.0)
+
+
+def shortage(host: FakeHost, scope_host: bool = True, limited: bool = True) -> MemoryShortage:
+    return MemoryShortage(host.proc, own_groups(host.proc, host.sys_cgroup), host=scope_host, limited=limited)
+
+
+def stalled(microseconds: int) -> str:
+    rest = f"avg10=0.00 avg60=0.00 avg300=0.00 total={microseconds}\n"
+    return f"some {rest}full {rest}"
+
+
+class TestShortage:
+    """The kernel's own word that memory is short."""
+
+    def test_stalls_since_the_previous_look(self, host: FakeHost) -> None:
+        """20 ms of waiting count, less is everyday; the first look only remembers."""
+        host.write("proc/pressure/memory", stalled(5_000_000))
+        short = shortage(host)
+        assert not short.look(FULL, 1.0)
+        host.write("proc/pressure/memory", stalled(5_019_999))
+        assert not short.look(FULL, 1.1)
+        host.write("proc/pressure/memory", stalled(5_040_000))
+        assert short.look(FULL, 1.2)
+        assert not short.look(FULL, 1.3)
+
+    @pytest.mark.parametrize("event", ["high", "max", "oom"])
+    def test_version_2_events(self, host: FakeHost, event: str) -> None:
+        """A limit that was run into, at any level above us; memory.low is no limit."""
+        host.mounted().member("/a/b").v2("/a/b").v2("/a")
+        names = ("low", "high", "max", "oom", "oom_kill")
+        for group in ("a/b", "a"):
+            host.write(f"cgroup/{group}/memory.events", "".join(f"{name} 7\n" for name in names))
+        short = shortage(host)
+        short.look(FULL, 1.0)
+        assert not short.look(FULL, 1.1)
+        host.write("cgroup/a/memory.events", "".join(f"{name} {8 if name == event else 7}\n" for name in names))
+        assert short.look(FULL, 1.2)
+        host.write("cgroup/a/memory.events", "".join(f"{name} {9 if name == 'low' else 8}\n" for name in names))
+        short.look(FULL, 1.3)
+        host.write("cgroup/a/memory.events", "".join(f"{name} {10 if name == 'low' else 8}\n" for name in names))
+        assert not short.look(FULL, 1.4)
+
+    def test_version_1_failed_charges(self, host: FakeHost) -> None:
+        """memory.failcnt rises with each charge that ran into the limit."""
+        host.mounted("memory").member("/app", "memory").v1("memory", "/app", limit=GIB, used=MIB)
+        host.write("cgroup/memory/app/memory.failcnt", "3\n")
+        short = shortage(host)
+        assert not short.look(FULL, 1.0)
+        host.write("cgroup/memory/app/memory.failcnt", "4\n")
+        assert short.look(FULL, 1.1)
+
+    def test_group_of_our_own_has_stalls_of_its_own(self, host: FakeHost) -> None:
+        """In scope cgroup the host's stalls are others' business, the group's are ours."""
+        host.mounted().member("/app").v2("/app").write("cgroup/app/memory.pressure", stalled(0))
+        host.write("proc/pressure/memory", stalled(0))
+        short = shortage(host, scope_host=False)
+        short.look(FULL, 1.0)
+        host.write("proc/pressure/memory", stalled(900_000))
+        assert not short.look(FULL, 1.1)
+        host.write("cgroup/app/memory.pressure", stalled(900_000))
+        assert short.look(FULL, 1.2)
+
+    def test_scope_host_leaves_groups_alone(self, host: FakeHost) -> None:
+        """A limit that does not count for percent confirms nothing."""
+        host.mounted("memory").member("/app", "memory").v1("memory", "/app", limit=GIB, used=MIB)
+        host.write("cgroup/memory/app/memory.failcnt", "3\n")
+        short = shortage(host, limited=False)
+        short.look(FULL, 1.0)
+        host.write("cgroup/memory/app/memory.failcnt", "9\n")
+        assert not short.look(FULL, 1.1)
+
+    def test_counters_of_long_ago_tell_nothing(self, host: FakeHost) -> None:
+        """Memory that was below 70 % for a while is not short because of what happened meanwhile."""
+        host.write("proc/pressure/memory", stalled(0))
+        short = shortage(host)
+        short.look(FULL, 1.0)
+        host.write("proc/pressure/memory", stalled(9_000_000))
+        assert not short.look(Known(70.0, 2.0), 2.0)
+        assert not short.look(Missing("gone", 2.5), 2.5)
+        assert not short.look(FULL, 3.0)
+
+    @pytest.mark.parametrize(
+        "text", [b"", b"some\n", b"some avg10=0.00 total=x\n", b"full avg10=0.00 total=9\n", b"\xff"]
+    )
+    def test_nonsense_is_no_word(self, host: FakeHost, text: bytes) -> None:
+        """Neither is a file that can't be read, and what comes after it begins anew."""
+        host.write("proc/pressure/memory", stalled(0))
+        short = shortage(host)
+        short.look(FULL, 1.0)
+        host.write("proc/pressure/memory", text)
+        assert not short.look(FULL, 1.1)
+        host.write("proc/pressure/memory", stalled(900_000))
+        assert not short.look(FULL, 1.2)
+        host.write("proc/pressure/memory", stalled(1_900_000))
+        assert short.look(FULL, 1.3)
+
+    def test_sample_carries_it(self, host: FakeHost) -> None:
+        """From the files to the sample; a host with room is never asked."""
+        host.memory(8 * GIB, GIB).write("proc/pressure/memory", stalled(0))
+        monitor = Monitor("auto", proc=host.proc, sys_cgroup=host.sys_cgroup)
+        assert not monitor.sample(1.0).memory_short
+        host.write("proc/pressure/memory", stalled(900_000))
+        assert monitor.sample(1.1).memory_short
+        host.memory(8 * GIB, 6 * GIB).write("proc/pressure/memory", stalled(1_900_000))
+        assert not monitor.sample(1.2).memory_short
+        monitor.close()

@@ -1,4 +1,4 @@
-"""A host in simulated time that drives the real core: ladder, batch controller and planner, with real feedback.
+"""A host in simulated time that drives the real core: ladder, batch controller, planner and CPU hold, with feedback.
 
 The plant is a crude one: cores shared fairly between others and the parts at our workers, memory in bytes, noise that
 lasts. Every decision is the core's. Scenarios say what others do and what is asked of the models; `actors` may load and
@@ -9,71 +9,23 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from supervisor.core.assessment import Assessment, Transition
 from supervisor.core.batch import BatchSizeController
+from supervisor.core.cpu_hold import CpuHold
 from supervisor.core.drill import Drills
 from supervisor.core.ladder import Ladder, OwnUse
-from supervisor.core.model import Known, Missing, ModelState, ModelView, Orders, Rung, Sample, Signal
+from supervisor.core.model import Known, LaneOrders, Missing, ModelState, ModelView, Orders, Rung, Sample, Signal
 from supervisor.core.plan import Planner
 from supervisor.core.policy import BatchPolicy
+from tests.support.simulated_worker import SimModel
 from tests.support.timeline import DEFAULTS, GIB
 
-STEP = 0.05  # s of the plant; a raw sample is every second step
+__all__ = ["SimModel", "SimulatedHost"]
+
+STEP = 0.025  # s of the plant; the hold ticks every second step, a raw sample is every fourth
 CHECK_INTERVAL = 1.0
-
-
-@dataclass
-class Part:
-    """One part at a worker: what is left of its work in core-seconds."""
-
-    rows: int
-    sent: float
-    left: float
-
-
-@dataclass
-class SimModel:
-    """One model: what a row costs, what it holds in memory, and when clients have work for it.
-
-    `row` is in seconds of the whole host; a part has an overhead of two rows. `arena` are (rows served, bytes):
-    allocator steps that are never given back.
-    """
-
-    name: str = "model"
-    row: float = 0.011
-    demand: Callable[[float], bool] = lambda t: True
-    base: int = 2 * GIB
-    load_seconds: float = 10.0
-    arena: Sequence[tuple[int, int]] = ()
-    state: ModelState = ModelState.READY
-    since: float = 0.0
-    rows: int = 0
-    parts: deque[Part] = field(default_factory=deque)
-
-    def memory(self, now: float) -> int:
-        """What its process holds: a ramp while it starts, then the model and its arenas."""
-        if self.state is ModelState.STARTING:
-            return int(self.base * min(1.0, (now - self.since) / self.load_seconds))
-        if self.state is ModelState.STOPPED:
-            return 0
-        return self.base + sum(size for rows, size in self.arena if self.rows >= rows)
-
-    def view(self, now: float) -> ModelView:
-        """The model as decisions see it."""
-        wanted = self.demand(now)
-        return ModelView(
-            name=self.name,
-            state=self.state,
-            memory_bytes=self.memory(now),
-            estimate=self.base,
-            queued=int(wanted),
-            inflight=sum(part.rows for part in self.parts),
-            leases=int(bool(self.parts)),
-            ready_since=self.since if self.state is ModelState.READY else None,
-        )
 
 
 class SimulatedHost:
@@ -83,8 +35,7 @@ class SimulatedHost:
         foreign: the share of the CPU in percent that others want, over time.
         foreign_memory: the bytes that others hold, over time.
         noise: standard deviation of what others want in points, with a memory of 0.3 s.
-        hold: our workers get parts for what others leave below this percentage, 5 points less from shrink on: a bare
-            bucket of CPU seconds (behaviour.md 5) in the place of the real one. None: they take what they can.
+        hold: the target of the CPU hold in percent. None: our workers take what they can.
         actors: called after each decision; may call `load` and `unload`.
     """
 
@@ -117,8 +68,13 @@ class SimulatedHost:
         self.rung_seconds = dict.fromkeys(Rung, 0.0)
         self.batches: list[int] = []
         self.rows_at: list[tuple[float, int]] = []  # when how many rows were done
-        self.hold = hold
-        self._others = self._bucket = 0.0
+        self.used_in: list[float] = []  # the busy share of the cores in each step, by everyone
+        self.longest_stall = 0.0  # seconds in which work waited before an open gate and no worker did anything
+        self.hold, self.bucket = hold, CpuHold()
+        self.bucket.set_target(hold, cores)
+        self._stalled = 0.0
+        self._used = 0.0
+        self._turn = 0
         self._step = 0
         self._drift = 0.0
         self._busy = self._own = self._own_second = 0.0
@@ -137,6 +93,8 @@ class SimulatedHost:
             self.now = self._step * STEP
             self._plant()
             if self._step % 2 == 0:
+                self.bucket.tick(self._used, self.now)
+            if self._step % 4 == 0:
                 self._look()
             self._dispatch()
         return self
@@ -164,6 +122,19 @@ class SimulatedHost:
     def rows(self, start: float = 0.0, end: float = math.inf) -> int:
         """Rows done between two moments."""
         return sum(rows for at, rows in self.rows_at if start <= at < end)
+
+    def busy_windows(self, start: float = 0.0, end: float = math.inf, over: float = 90.0) -> float:
+        """The share of all windows of 1 s in which everyone together used more than `over` percent of the cores."""
+        width = round(1 / STEP)
+        steps = self.used_in[round(start / STEP) : None if end == math.inf else round(end / STEP)]
+        sums = [0.0, *accumulate(steps)]
+        windows = [(b - a) / width for a, b in zip(sums, sums[width:], strict=False)]
+        return sum(1 for share in windows if share > over / 100) / len(windows)
+
+    def mean_busy(self, start: float = 0.0, end: float = math.inf) -> float:
+        """The percentage of the cores that everyone together used."""
+        steps = self.used_in[round(start / STEP) : None if end == math.inf else round(end / STEP)]
+        return 100 * sum(steps) / len(steps)
 
     def longest_gap(self, start: float, end: float) -> float:
         """The longest time without a row done."""
@@ -197,38 +168,37 @@ class SimulatedHost:
         running = [model for model in self.models.values() if model.parts]
         wanted = others + self.cores * len(running)
         scale = min(1.0, self.cores / wanted) if wanted else 1.0
-        self._others += (others * scale - self._others) * STEP / 0.5
         own = sum(self._work(model, self.cores * scale * STEP) for model in running)
-        used = others * scale * STEP + own
-        if self.hold is not None:
-            target = self.hold - (5.0 if self.rung() >= Rung.SHRINK else 0.0)
-            self._bucket += max(0.1, target / 100 * self.cores - self._others) * STEP - own
-            self._bucket = max(-1.0 * self.cores, min(0.06 * self.cores, self._bucket))
-        self._busy += min(used, self.cores * STEP)
+        used = min(others * scale * STEP + own, self.cores * STEP)
+        self._busy += used
+        self.used_in.append(used / (self.cores * STEP))
+        waits = (
+            self.assessment is not None
+            and self.assessment.rung < Rung.PAUSE
+            and any(model.state is ModelState.READY and model.wanted(self.now) for model in self.models.values())
+        )
+        self._stalled = self._stalled + STEP if waits and not own else 0.0
+        self.longest_stall = max(self.longest_stall, self._stalled)
         for model in self.models.values():
             if model.state is ModelState.STARTING and self.now - model.since >= model.load_seconds:
                 model.state, model.since = ModelState.READY, self.now
 
     def _work(self, model: SimModel, core_seconds: float) -> float:
-        """Let a worker use this much CPU on its parts; what it used, as what is staged follows without a gap."""
-        left = core_seconds
-        while model.parts and left > 0:
-            part = model.parts[0]
-            used = min(left, part.left)
-            part.left -= used
-            left -= used
-            if part.left <= 1e-12:
-                model.parts.popleft()
-                model.rows += part.rows
-                self.rows_at.append((self.now, part.rows))
-                self._ended.append((self.now, self.now - part.sent))
-        self._own += core_seconds - left
-        return core_seconds - left
+        """Let a worker use this much CPU on its parts; what it used."""
+        used, ended = model.works(core_seconds, self.now)
+        for part in ended:
+            self.rows_at.append((self.now, part.rows))
+            self._ended.append((self.now, self.now - part.sent))
+            self.bucket.ended(part.predicted, self.now)
+        self._own += used
+        self._used += used
+        return used
 
     def _look(self) -> None:
         ticks = math.floor(self._busy * 100)  # /proc/stat counts in hundredths of a second; the rest comes next time
         self._busy -= ticks / 100
-        busy = ticks / 100 / (self.cores * 2 * STEP)
+        busy = ticks / 100 / (self.cores * 4 * STEP)
+        self.bucket.observe(busy * self.cores, self._used, self.now)
         used = self.used()
         none = Missing("no NVML", self.now)
         sample = Sample(
@@ -246,7 +216,7 @@ class SimulatedHost:
         due = self.ladder.due(self.now, self.longest_part())
         if due or self.now - self._assessed_at >= CHECK_INTERVAL - STEP:
             self._decide()
-        self.rung_seconds[self.rung()] += 2 * STEP
+        self.rung_seconds[self.rung()] += 4 * STEP
 
     def longest_part(self) -> float:
         """The age of the oldest part at a worker, or the longest that ended in the last 2 s."""
@@ -260,7 +230,9 @@ class SimulatedHost:
         if self.now - self._used_at >= 1.0 - STEP:
             share = 100 * self._own / self.cores / (self.now - self._used_at)
             starting = [model for model in self.models.values() if model.state is ModelState.STARTING]
-            self._own_use = OwnUse(share, {"cpu": sum(model.memory(self.now) for model in starting)})
+            self._own_use = OwnUse(
+                share, {"cpu": sum(model.memory(self.now) for model in starting)}, self.hold is not None
+            )
             self._own, self._used_at = 0.0, self.now
         seen = self.assessment = self.ladder.assess(self.now, self.longest_part(), self._own_use)
         self.transitions += [(self.now, move) for move in seen.transitions]
@@ -269,23 +241,36 @@ class SimulatedHost:
         self.batch.adjust(seen, self.orders.paused, self.now)
         self.batches.append(self.batch.size)
         self.orders = self.planner.orders(
-            seen, self.views(), self.policy, self.batch.size, operator_paused=False, now=self.now
+            seen,
+            self.views(),
+            self.policy,
+            self.batch.size,
+            operator_paused=False,
+            now=self.now,
+            cpu_hold=self.hold,
+            longest_part=self.longest_part(),
         )
+        self.bucket.set_target(self.orders.cpu_hold, self.cores)
         self._trickle = self.orders.trickle
         for actor in self.actors:
             actor(self, seen)
 
     def _dispatch(self) -> None:
-        for model in self.models.values():
+        """Each model in turn sends a part while it has room and the hold allows; or all gates' one that trickles."""
+        models = list(self.models.values())
+        models = models[self._turn :] + models[: self._turn]
+        for number, model in enumerate(models, self._turn + 1):
             lane = self.orders.lanes.get(model.name)
-            if lane is None or model.state is not ModelState.READY or not model.demand(self.now):
+            if lane is None or model.state is not ModelState.READY:
                 continue
-            while lane.open and len(model.parts) < lane.window and (self.hold is None or self._bucket > 0):
-                self._send(model, lane.batch_size)
-            if self._trickle and not lane.open and not model.parts:
+            while lane.open and model.wanted(self.now) and model.has_room(lane, self.now):
+                if not self.bucket.allows(self.now):
+                    break
+                self._send(model, lane)
+                self._turn = number % len(models)
+            if self._trickle and not lane.open and not model.parts and model.wanted(self.now):
                 self._trickle = False
-                self._send(model, self.orders.trickle_size)
+                self._send(model, LaneOrders(batch_size=self.orders.trickle_size))
 
-    def _send(self, model: SimModel, rows: int) -> None:
-        work = (rows + 2) * model.row * self.cores * math.exp(self.random.gauss(0, 0.12))
-        model.parts.append(Part(rows, self.now, work))
+    def _send(self, model: SimModel, lane: LaneOrders) -> None:
+        self.bucket.sent(model.part(lane, self.cores, self.now, self.random).predicted, self.now)
