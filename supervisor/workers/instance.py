@@ -6,18 +6,17 @@ Owns these resources and gives every one of them back; decides nothing about whe
 import asyncio
 import secrets
 import signal
-from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 
 import structlog
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.lifecycle import exit_description
+from supervisor.workers.cgroup import WorkerGroup
 from supervisor.workers.launch import HOST, WorkerSpec, command_line, environment, free_port, is_free
 from supervisor.workers.output import OutputFile, Tail
 from supervisor.workers.process import Process
-from supervisor.workers.records import Records
+from supervisor.workers.surroundings import Surroundings
 
 log = structlog.get_logger(__name__)
 
@@ -39,48 +38,52 @@ class Instance:
     def __init__(
         self,
         spec: WorkerSpec,
+        around: Surroundings,
         process: Process,
         endpoint: Endpoint,
         output: OutputFile,
         tail: Tail,
-        taken: set[int],
-        records: Records | None,
+        group: WorkerGroup,
     ) -> None:
         self.spec = spec
         self.process = process
         self.endpoint = endpoint
         self.tail = tail
+        self._around = around
         self._output = output
-        self._taken = taken
-        self._records = records
-        taken.add(endpoint.port)
+        self._group = group
+        around.taken.add(endpoint.port)
         self._follower = asyncio.get_running_loop().create_task(tail.follow())
-        if records is not None:
-            records.put(spec.name, process.pid, process.pgid, process.start_ticks, endpoint.port)
+        if around.records is not None:
+            around.records.put(spec.name, process.pid, process.pgid, process.start_ticks, endpoint.port)
 
     @classmethod
-    def launch(
-        cls, spec: WorkerSpec, log_dir: Path, environ: Mapping[str, str], taken: set[int], records: Records | None
-    ) -> "Instance":
-        """Start a worker; OSError when that is impossible, and then nothing of it is left. `taken` are ports in use."""
-        port = free_port(taken)
+    def launch(cls, spec: WorkerSpec, around: Surroundings) -> "Instance":
+        """Start a worker; OSError when that is impossible, and then nothing of it is left."""
+        port = free_port(around.taken)
         api_key = secrets.token_urlsafe(32)
-        output = OutputFile(log_dir, spec.name)
+        env = environment(spec, around.environ, api_key, around.log_dir)
+        output = OutputFile(around.log_dir, spec.name)
+        group = around.subtree.worker_group(spec.name)
         try:
             tail = Tail(spec.name, output, secret=api_key, interval=_LOOK_OFTEN)
-            process = Process.spawn(command_line(spec, port), environment(spec, environ, api_key, log_dir), output.fd)
+            process = Process.spawn(command_line(spec, port), env, output.fd)
         except BaseException:
             output.close()
+            around.subtree.ended(group)
             raise
-        return cls(spec, process, Endpoint(spec.name, HOST, port, api_key), output, tail, taken, records)
+        group.place(process)
+        return cls(spec, around, process, Endpoint(spec.name, HOST, port, api_key), output, tail, group)
 
     def is_serving(self) -> None:
         """It became ready: little is going to be said from now on."""
         self.tail.interval = _LOOK_RARELY
 
     def how(self) -> str:
-        """How its process ended."""
-        return exit_description(self.process.status)
+        """How its process ended; whether the kernel killed for want of memory is known where it has a cgroup."""
+        killed = self._group.oom_kills()
+        why = f"; out of memory: the kernel killed {killed} of its processes" if killed else ""
+        return exit_description(self.process.status) + why
 
     def ending(self) -> str:
         """How it ended, with its last words: "exit status 3; last lines: …"."""
@@ -136,11 +139,12 @@ class Instance:
         """Give back everything, killing what still runs: on the ordinary way nothing does."""
         self._follower.cancel()
         self.process.close()
+        self._around.subtree.ended(self._group)
         self._look(final=True)
         self._output.close()
-        self._taken.discard(self.endpoint.port)
-        if self._records is not None:
-            self._records.remove(self.spec.name)
+        self._around.taken.discard(self.endpoint.port)
+        if self._around.records is not None:
+            self._around.records.remove(self.spec.name)
 
     def _look(self, *, final: bool) -> None:
         self.tail.look(asyncio.get_running_loop().time(), final=final)

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from supervisor.errors import UnknownModel
+from supervisor.workers.cgroup import Subtree
 from supervisor.workers.lane import LaneControl
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.records import Records, sweep
@@ -36,6 +37,7 @@ class WorkerPool:
         on_change: Callable[[], None] = lambda: None,
         records: Records | None = None,
         environ: Mapping[str, str] | None = None,
+        subtree: Subtree | None = None,
     ) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._around = Surroundings(
@@ -47,6 +49,7 @@ class WorkerPool:
             session=self._http,
             records=records,
             taken=set(),
+            subtree=subtree or Subtree("nobody asked for one"),
         )
         self._workers = {spec.name: Worker(spec, self._around) for spec in specs}
         self._retired: dict[str, Worker] = {}  # removed by a reload, still ending

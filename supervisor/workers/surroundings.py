@@ -8,6 +8,7 @@ from typing import Protocol
 import aiohttp
 
 from supervisor.core.model import ModelState
+from supervisor.workers.cgroup import Subtree
 from supervisor.workers.lane import LaneControl
 from supervisor.workers.records import Records
 
@@ -47,7 +48,8 @@ class WorkerView:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What all workers of a pool share. `taken` are the ports in use; `environ` is the supervisor's environment."""
+    """What all workers of a pool share. `taken` are the ports in use; `environ` is the supervisor's environment;
+    `subtree` has their cgroups."""
 
     log_dir: Path
     environ: Mapping[str, str]
@@ -57,3 +59,4 @@ class Surroundings:
     session: Callable[[], aiohttp.ClientSession]
     records: Records | None
     taken: set[int]
+    subtree: Subtree

@@ -184,9 +184,8 @@ class Worker:
         self._settle(fault)
 
     def _launch(self) -> Instance:
-        around = self._around
         try:
-            instance = Instance.launch(self.spec, around.log_dir, around.environ, around.taken, around.records)
+            instance = Instance.launch(self.spec, self._around)
         except OSError as error:
             what = error.filename or self.spec.command[0]
             raise NotReady(f"cannot be started: {what}: {error.strerror or error}") from error
