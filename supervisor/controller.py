@@ -16,7 +16,7 @@ from supervisor.core.assessment import Assessment, Transition
 from supervisor.core.batch import BatchSizeController
 from supervisor.core.drill import Drills
 from supervisor.core.ladder import Ladder, OwnUse
-from supervisor.core.model import LaneOrders, ModelState, ModelView, Orders, Rung, Sample, Signal, WorkerUse
+from supervisor.core.model import Known, LaneOrders, ModelState, ModelView, Orders, Rung, Sample, Signal, WorkerUse
 from supervisor.core.plan import WINDOW, Planner, host_rung
 from supervisor.core.policy import Policy
 from supervisor.core.residency import Cause, Load, ModelMemoryManager, Refuse, Step, Unload
@@ -165,8 +165,11 @@ class Controller:
             self.tick(now)
 
     def observe(self, now: float) -> None:
-        """Take one raw sample, put the drill's readings in place, hand it to the ladder."""
-        self.sample, drilled = self.drills.apply(self.sampler.sample(now), now)
+        """Take one raw sample, hand its CPU to the data plane; put the drill's readings in place, tell the ladder."""
+        sample = self.sampler.sample(now)
+        busy = sample.cpu.value / 100 * sample.cores if isinstance(sample.cpu, Known) else None
+        self.lanes.observe_cpu(busy, sample.cores, now)
+        self.sample, drilled = self.drills.apply(sample, now)
         self.ladder.observe(self.sample, drilled, now)
 
     def tick(self, now: float) -> None:
@@ -182,7 +185,7 @@ class Controller:
             self.operator_pause = None
             self.decide(Action.RESUME, why="its time is over")
         views = self.model_views()
-        own = OwnUse(self._own_cpu, world.loading_bytes(views))
+        own = OwnUse(self._own_cpu, world.loading_bytes(views), held=self.orders.cpu_hold is not None)
         self.assessment = self.ladder.assess(now, self.lanes.longest_part(now), own)
         self._tell_ladder(self.assessment)
         self._step_batch(self.assessment, now)
@@ -272,6 +275,8 @@ class Controller:
             self.batch.size,
             operator_paused=self.operator_pause is not None,
             now=now,
+            cpu_hold=self.policy.cpu_hold,
+            longest_part=self.lanes.longest_part(now),
         )
         if self.policy.observe:
             self.orders = _hands_off(self.orders, self.policy.batch.maximum, self.operator_pause is not None)
@@ -317,9 +322,9 @@ class Controller:
 
 
 def _hands_off(orders: Orders, batch_size: int, paused: bool) -> Orders:
-    """Orders that touch nothing: every part as large as Infinity's own batch, every gate open unless an operator, who
-    was not asked to observe, holds them shut."""
-    lanes = {name: LaneOrders(not paused, batch_size, WINDOW) for name in orders.lanes}
+    """Orders that touch nothing: every part as large as Infinity's own batch, the CPU not held, every gate open unless
+    an operator, who was not asked to observe, holds them shut."""
+    lanes = {name: LaneOrders(not paused, batch_size, WINDOW, None) for name in orders.lanes}
     return Orders(paused=paused, reason=orders.reason, lanes=lanes)
 
 

@@ -31,6 +31,7 @@ def status(
         "paused": orders.paused,
         "reason": orders.reason,
         "external_pressure": controller.residency.external_pressure,
+        "external_load": controller.lanes.external_load,
         "signals": signals(controller),
         "batch": {
             "size": controller.batch_in_use,

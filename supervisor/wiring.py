@@ -65,7 +65,12 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
 def served_models(settings: Settings) -> tuple[ServedModel, ...]:
     """The models as the proxy takes them."""
     return tuple(
-        ServedModel(name=model.name, aliases=tuple(model.aliases), max_inputs=_max_inputs(settings, model))
+        ServedModel(
+            name=model.name,
+            aliases=tuple(model.aliases),
+            max_inputs=_max_inputs(settings, model),
+            counts_characters=_counts_characters(settings, model),
+        )
         for model in settings.models
     )
 
@@ -94,3 +99,12 @@ def _max_inputs(settings: Settings, model: ModelSettings) -> int:
     """How many inputs this model's Infinity accepts in one request."""
     text = _environment(settings, model).get("INFINITY_MAX_CLIENT_BATCH_SIZE", "")
     return int(text) if text.isdecimal() and int(text) > 0 else DEFAULT_MAX_INPUTS
+
+
+def _counts_characters(settings: Settings, model: ModelSettings) -> bool:
+    """Whether this model's Infinity counts usage in characters: not with `lengths_via_tokenize`, in doubt not."""
+    flags = [word for word in model.args if word in ("--lengths-via-tokenize", "--no-lengths-via-tokenize")]
+    if flags:
+        return flags[-1] == "--no-lengths-via-tokenize"
+    word = _environment(settings, model).get("INFINITY_LENGTHS_VIA_TOKENIZE", "")
+    return word.strip().lower() in ("", "0", "false", "no", "off")

@@ -56,6 +56,7 @@ CORE_ALLOWED_STDLIB = {
     "dataclasses",
     "enum",
     "functools",
+    "hashlib",
     "heapq",
     "itertools",
     "math",

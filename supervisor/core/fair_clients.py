@@ -104,6 +104,15 @@ class Order(Generic[W]):
         heappush(self._heap, (client.tag, client.turn, next(iter(line)), serial, line))
         self.lines += 1
 
+    def advance(self, line: Line[W]) -> None:
+        """A line has got an entry before its others: its record, which may say too late a turn, is set right."""
+        for place, (_, _, _, serial, other) in enumerate(self._heap):
+            if other is line:
+                client = line.client
+                self._heap[place] = (client.tag, client.turn, next(iter(line)), serial, line)
+                heapify(self._heap)
+                return
+
     def ended(self) -> None:
         """One of the lines has become empty."""
         self.lines -= 1
@@ -176,8 +185,10 @@ class Clients(Generic[W]):
                 line[number] = entry
                 if first:
                     line.move_to_end(number, last=False)
+                    self._orders[key].advance(line)
         if first:
             client.all.move_to_end(number, last=False)
+            self._orders[ANY].advance(client.all)
         self.backlog.change(client, cost)
         return client
 

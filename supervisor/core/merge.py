@@ -1,102 +1,100 @@
-"""The answers to a request's parts, put together to the answer Infinity would have given to the whole.
+"""The answers to a request's rows, put together to the answer Infinity would have given to the whole.
 
-Owns Infinity's answer shapes. Each part is decoded, renumbered and encoded again when it arrives, so that the work is
-spread over the request's life and the loop is never held for all of a large answer; what is left for the end is a join.
-Numbers survive: orjson reads and writes the shortest text that gives the same double, and Infinity writes with it too.
+Owns how Infinity's answers are written: its keys and their order, rows in the order of the request, `usage` summed,
+a ranking sorted, then cut. The rows come as text (see `answer`), so what is left for the end is a join.
 
 Pure.
 """
 
-from enum import Enum, auto
-from typing import Any
+from collections.abc import Sequence
+from typing import Final
 
 import orjson
 
-
-class Shape(Enum):
-    """The three kinds of answer that can be put together."""
-
-    EMBEDDINGS = auto()
-    RERANK = auto()
-    CLASSIFY = auto()
+from supervisor.core.answer import BETWEEN, INDEX, OPENING, Answer, Origin, Shape
 
 
 class MergeError(ValueError):
-    """A part's answer is not what Infinity answers: it cannot be used."""
+    """An answer is not to the rows it is given for: it cannot be used."""
+
+
+_TAIL: Final = b'],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d},"id":%b,"created":%d}'
 
 
 class Merge:
-    """Takes the answers to parts, in any order, until all rows are there."""
+    """Takes the answers to slices of a request, in any order, until all rows are there.
 
-    __slots__ = ("_first", "_fragments", "_missing", "_ranked", "_shape", "_top_n", "_usage")
+    Rows are known by their position. `order` tells the index that each position has in the request; without it they are
+    the same. `id` and `created` are those that came with the row of position 0.
+    """
 
-    def __init__(self, shape: Shape, rows: int, top_n: int | None = None) -> None:
+    __slots__ = ("_missing", "_order", "_origin", "_rows", "_scores", "_shape", "_top_n", "_usage")
+
+    def __init__(self, shape: Shape, rows: int, order: Sequence[int] | None = None, top_n: int | None = None) -> None:
         self._shape = shape
-        self._missing = rows
+        self._order = order
         self._top_n = top_n
-        self._first: dict[str, Any] = {}
-        self._fragments: dict[int, bytes] = {}
-        self._ranked: list[dict[str, Any]] = []
-        self._usage: dict[str, int] = {}
+        self._missing = rows
+        self._rows: list[bytes | None] = [None] * rows
+        self._scores: list[float | None] = [None] * rows if shape is Shape.RERANK else []
+        self._usage = 0
+        self._origin: Origin | None = None
 
     @property
     def complete(self) -> bool:
         """Whether every row has its answer."""
         return self._missing == 0
 
-    def add(self, start: int, stop: int, answer: bytes) -> None:
-        """Takes the answer to the rows from `start` up to `stop`; each row may come once.
+    def add(self, start: int, stop: int, answer: Answer) -> None:
+        """Takes the answer to the rows of the positions `start` up to `stop`; each may come once.
 
         Raises:
-            MergeError: it is not an answer for that many rows.
+            MergeError: it is not an answer for these rows; nothing was taken.
         """
-        try:
-            parsed = orjson.loads(answer)
-            rows = parsed.pop(self._rows_field)
-            if len(rows) != stop - start:
-                raise MergeError(f"{len(rows)} rows in the answer to a part of {stop - start}")
-            for key, tokens in parsed["usage"].items():
-                self._usage[key] = self._usage.get(key, 0) + tokens
-            self._take(start, rows)
-        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise MergeError(f"not an answer of Infinity's: {error!r}") from error
+        if not 0 <= start < stop <= len(self._rows) or len(answer.rows) != stop - start:
+            raise MergeError(f"{len(answer.rows)} rows in the answer to rows {start} to {stop} of {len(self._rows)}")
+        if (answer.scores is not None) is not (self._shape is Shape.RERANK):
+            raise MergeError("an answer of another kind")
+        indices = range(start, stop) if self._order is None else self._order[start:stop]
+        rows = self._rows
+        for index in indices:
+            if rows[index] is not None:
+                raise MergeError(f"a second answer to row {index}")
+        for index, row in zip(indices, answer.rows, strict=True):
+            rows[index] = row
+        if answer.scores is not None:
+            for index, score in zip(indices, answer.scores, strict=True):
+                self._scores[index] = score
+        self._missing -= stop - start
+        self._usage += answer.usage
         if start == 0:
-            self._first = parsed
-        self._missing -= len(rows)
+            self._origin = answer.origin
 
     def result(self) -> bytes:
-        """The answer to the whole request; `id`, `created` and the order of the keys are the first part's."""
-        rows = self._best() if self._shape is Shape.RERANK else self._joined()
-        # Infinity's order of the keys: the rows come second, after `object`.
-        head = dict(self._first)
-        merged = {"object": head.pop("object", None), self._rows_field: orjson.Fragment(rows), **head}
-        merged["usage"] = self._usage
-        return orjson.dumps(merged)
-
-    @property
-    def _rows_field(self) -> str:
-        return "results" if self._shape is Shape.RERANK else "data"
-
-    def _take(self, start: int, rows: list[Any]) -> None:
-        if self._shape is not Shape.CLASSIFY:
-            for row in rows:
-                row["index"] += start
+        """The answer to the whole request; all rows must be there."""
+        rows = [row for row in self._rows if row is not None]
+        assert self._origin is not None, "the first row is there"
+        assert len(rows) == len(self._rows), "all rows are there"
+        model, name, created = self._origin
+        tail = _TAIL % (model, self._usage, self._usage, name, created)
+        if self._shape is Shape.CLASSIFY:
+            return b"".join((b'{"object":"classify","data":[', b",".join(rows), tail))
         if self._shape is Shape.RERANK:
-            self._ranked.extend(rows)
-        else:
-            self._fragments[start] = orjson.dumps(rows)[1:-1]
+            return b"".join((b'{"object":"rerank","results":[', self._best(rows), tail))
+        pieces = [OPENING]
+        for index, row in enumerate(rows):
+            pieces += (row, INDEX % index, BETWEEN)
+        pieces[-1] = b"}"
+        pieces.append(tail)
+        return b"".join(pieces)
 
-    def _joined(self) -> bytes:
-        return b"[" + b",".join(self._fragments[start] for start in sorted(self._fragments)) + b"]"
-
-    def _best(self) -> bytes:
+    def _best(self, documents: Sequence[bytes]) -> bytes:
         """Sorted as Infinity sorts: by score, highest first, equal scores in the order the documents came."""
-        self._ranked.sort(key=lambda row: int(row["index"]))
+        scores = self._scores
         # A score that is not a number comes as null; it can only be last.
-        self._ranked.sort(key=_score, reverse=True)
-        return orjson.dumps(self._ranked[: self._top_n])
-
-
-def _score(row: dict[str, Any]) -> float:
-    score = row["relevance_score"]
-    return float("-inf") if score is None else float(score)
+        ranks = [float("-inf") if score is None else score for score in scores]
+        ranking = sorted(range(len(ranks)), key=ranks.__getitem__, reverse=True)[: self._top_n]
+        return b",".join(
+            b'{"relevance_score":%b,"index":%d,"document":%b}' % (orjson.dumps(scores[i]), i, documents[i])
+            for i in ranking
+        )

@@ -176,8 +176,8 @@ class Orders:
 
     `paused` is the host-wide gate. `trickle` lets one part of `trickle_size` inputs of the oldest request pass closed
     gates, once for each time these orders are given ("never dead"). `cpu_hold` is the target of the CPU hold in percent
-    of the host's cores, None while nothing holds the CPU. All parts together may take `memory_room` bytes beside what was
-    in use at the sample, single rows `memory_last`; None while memory is not to be asked for.
+    of the host's cores, None while nothing holds the CPU. All parts together may take `memory_room` bytes beside what
+    was in use at the sample, single rows `memory_last`; None while memory is not to be asked for.
     """
 
     paused: bool = False

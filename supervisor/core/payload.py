@@ -8,22 +8,19 @@ Pure: bytes and values in, bytes and values out.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from supervisor.core.merge import Merge, Shape
+from supervisor.core.answer import Shape
+from supervisor.core.fields import MAX_IMAGES, are_images, are_texts, is_bool, is_integer, is_text
+from supervisor.core.merge import Merge
 
-# `INPUT_STRING` of Infinity: 8192 * 15 characters, counted after stripping white space (we count before: stricter).
-MAX_CHARACTERS: Final = 122_880
 # `INFINITY_MAX_CLIENT_BATCH_SIZE` unless a worker's environment says otherwise.
 DEFAULT_MAX_INPUTS: Final = 2_048
-
-# What pydantic's lax mode reads as a bool, besides bool itself, 0 and 1.
-_BOOL_WORDS: Final = frozenset({"0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes"})
 
 
 class Inference(StrEnum):
@@ -35,13 +32,16 @@ class Inference(StrEnum):
     IMAGES = "embeddings_image"
     AUDIO = "embeddings_audio"
 
+    # Enum's own is Python code, and there are a dozen look-ups in the way of each request.
+    __hash__ = str.__hash__
+
     @property
     def path(self) -> str:
         """The path on a worker; Infinity itself has no `/v1`."""
         return f"/{self.value}"
 
 
-# Where each endpoint keeps its inputs.
+# Where each endpoint keeps its inputs, and what it answers to those that are taken apart.
 _ROWS_FIELD: Final = {
     Inference.EMBEDDINGS: "input",
     Inference.RERANK: "documents",
@@ -53,11 +53,18 @@ _SHAPES: Final = {
     Inference.EMBEDDINGS: Shape.EMBEDDINGS,
     Inference.RERANK: Shape.RERANK,
     Inference.CLASSIFY: Shape.CLASSIFY,
+    Inference.IMAGES: Shape.EMBEDDINGS,
+}
+# What else Infinity reads, and a part says again; whatever other fields there are, it ignores. `top_n` is for the whole
+# answer: a part that cut its rows could lose the best ones.
+_OPTIONS: Final = {
+    Inference.EMBEDDINGS: ("model", "encoding_format", "user", "dimensions", "modality"),
+    Inference.RERANK: ("model", "query", "return_documents", "raw_scores"),
+    Inference.CLASSIFY: ("model", "raw_scores"),
+    Inference.IMAGES: ("model", "encoding_format", "user"),
 }
 _KNOWN_FIELDS: Final = {
-    Inference.EMBEDDINGS: {"model", "input", "encoding_format", "user", "dimensions", "modality"},
-    Inference.RERANK: {"model", "query", "documents", "return_documents", "raw_scores", "top_n"},
-    Inference.CLASSIFY: {"model", "input", "raw_scores"},
+    endpoint: frozenset((*names, _ROWS_FIELD[endpoint], "top_n")) for endpoint, names in _OPTIONS.items()
 }
 
 
@@ -131,120 +138,192 @@ class Whole:
         return self.raw
 
 
-class Rows:
-    """A request for `inputs` rows that may be sent as any sequence of parts that covers them."""
+class Sharing(NamedTuple):
+    """What requests that share a part have in common: endpoint and options (`user` is none: Infinity ignores it)."""
 
-    __slots__ = ("_fields", "_prefix", "_shape", "_top_n", "_where", "inputs", "raw", "rows")
+    endpoint: Inference
+    options: tuple[tuple[str, str | int | bool], ...] = ()
+
+
+# Nearly all requests have these: one object for all of them.
+_PLAIN: Final = {endpoint: Sharing(endpoint) for endpoint in (Inference.EMBEDDINGS, Inference.CLASSIFY)}
+
+
+class Rows:
+    """A request for `inputs` rows that may be sent as any sequence of parts that covers them.
+
+    Rows are known by position, longest first, so that a part pads little; `order` tells the index that each position
+    has in the request (None: the same). All of them at once leave as the client wrote them, in the client's order.
+    `key`: requests with an equal one may share a part (see `merged_body`); None shares with nobody.
+    """
+
+    __slots__ = ("_alike", "_opening", "_query", "_rows", "_top_n", "inputs", "key", "order", "raw", "shape")
     divisible: Final = True
 
-    def __init__(self, raw: bytes, fields: Mapping[str, Any], where: str, shape: Shape, top_n: int | None) -> None:
-        value = fields[where]
+    def __init__(
+        self, endpoint: Inference, raw: bytes, rows: Sequence[str], fields: Mapping[str, Any], key: Sharing | None
+    ) -> None:
         self.raw = raw
-        self.rows: list[str] = [value] if isinstance(value, str) else value
-        self.inputs = len(self.rows)
-        self._fields = fields
-        self._where = where
-        self._shape = shape
-        self._top_n = top_n
-        self._prefix: bytes | None = None
+        self.inputs = len(rows)
+        self.key = key
+        self.order: Sequence[int] | None = None
+        self.shape = _SHAPES[endpoint]
+        self._rows = rows
+        # The length of an image's text says nothing of the work it makes.
+        self._alike = _of_images(endpoint, fields)
+        # Characters that every row has besides its own, and what a part says before its rows.
+        self._query = len(fields["query"]) if endpoint is Inference.RERANK else 0
+        self._opening = b""
+        self._top_n: int | None = None
+        if self.inputs > 1:
+            self._opening = _opening(endpoint, fields)
+            if endpoint is Inference.RERANK and fields.get("top_n") is not None:
+                self._top_n = int(fields["top_n"])
+            if not self._alike:
+                self._sort()
+
+    def _sort(self) -> None:
+        lengths = [*map(len, self._rows)]
+        order = sorted(range(self.inputs), key=lengths.__getitem__, reverse=True)
+        if order != [*range(self.inputs)]:
+            self._rows = [self._rows[index] for index in order]
+            self.order = order
+
+    def longest(self, start: int, stop: int) -> int:
+        """Characters of the longest row from position `start` up to `stop`, a query included; 1 for images."""
+        return 1 if self._alike else len(self._rows[start]) + self._query
+
+    def usage(self, start: int, stop: int) -> int:
+        """Characters from position `start` up to `stop`: what Infinity counts, for those that may share a part."""
+        return sum(map(len, self._rows[start:stop])) + self._query * (stop - start)
+
+    def take(self, start: int, stop: int) -> Sequence[str]:
+        """The rows from position `start` up to `stop`. A request that was divided can't leave in one piece any more."""
+        if stop - start == self.inputs:
+            return self._rows
+        self.raw = b""  # half of what a large request holds
+        return self._rows[start:stop]
 
     def part(self, start: int, stop: int) -> bytes:
-        """The body that asks for the rows from `start` up to `stop`: the original one when that is all of them."""
+        """The body that asks for the rows from position `start` up to `stop`: the client's when that is all of them."""
         if stop - start == self.inputs:
+            assert self.raw, "what was divided stays divided"
             return self.raw
-        if self._prefix is None:
-            # `top_n` is for the merged answer: a part that cut its rows could lose the best ones.
-            options = {key: value for key, value in self._fields.items() if key not in (self._where, "top_n")}
-            opening = orjson.dumps(options)[:-1]
-            separator = b"," if options else b""
-            self._prefix = opening + separator + orjson.dumps(self._where) + b":"
-        return self._prefix + orjson.dumps(self.rows[start:stop]) + b"}"
+        return self._opening + orjson.dumps(self.take(start, stop)) + b"}"
 
     def merge(self) -> Merge:
         """An empty answer that takes the answers to the parts, in any order."""
-        return Merge(self._shape, self.inputs, self._top_n)
+        return Merge(self.shape, self.inputs, self.order, self._top_n)
 
 
 Plan = Whole | Rows
 
 
+def merged_body(pieces: Iterable[tuple[Rows, int, int]], model: str) -> bytes:
+    """The body that asks `model`, its canonical name, for slices of several requests with the same key, in this order.
+
+    Says nothing but the model, the rows, and the options that are not Infinity's defaults.
+    """
+    rows: list[str] = []
+    key = None
+    for plan, start, stop in pieces:
+        assert plan.key is not None, "this request shares with nobody"
+        assert key is None or plan.key == key, "requests that differ share no part"
+        key = plan.key
+        rows += plan.take(start, stop)
+    assert key is not None, "a part has rows"
+    return orjson.dumps({"model": model, **dict(key.options), _ROWS_FIELD[key.endpoint]: rows})
+
+
 def understand(endpoint: Inference, body: Body, model: str, limit: int = DEFAULT_MAX_INPUTS) -> Plan:
     """How `body` may be sent to `model`, its canonical name, whose worker accepts `limit` inputs in a request."""
     fields = body.fields
-    where = _ROWS_FIELD[endpoint]
-    shape = _SHAPES.get(endpoint)
-    if shape is None or not body.exact or not _acceptable(endpoint, fields, limit):
-        return Whole(body.raw, _weight(fields.get(where), limit))
+    if not body.exact or not _acceptable(endpoint, fields, limit):
+        return Whole(body.raw, _weight(endpoint, fields, limit))
     raw = body.raw
     try:
         if body.naming is Naming.NAMED and body.model != model:
             fields = {**fields, "model": model}
-            raw = orjson.dumps(fields)
-        elif fields.keys() - _KNOWN_FIELDS[endpoint]:
+            # Copied, because it is held: orjson leaves up to 8 KB of room behind 1 KB of text.
+            raw = bytes(memoryview(orjson.dumps(fields)))
+        elif not fields.keys() <= _KNOWN_FIELDS[endpoint]:
+            # One that nests deeper than Python's parser goes is Infinity's to refuse.
             orjson.dumps(fields)
-    except TypeError:  # an unknown key nested deeper than orjson writes (254 levels, it reads 1,024)
-        return Whole(body.raw, _weight(fields[where], limit))
-    top_n = fields.get("top_n") if endpoint is Inference.RERANK else None
-    return Rows(raw, fields, where, shape, None if top_n is None else int(top_n))
+    except TypeError:  # deeper than orjson writes (254 levels, it reads 1,024)
+        return Whole(body.raw, _weight(endpoint, fields, limit))
+    given = fields[_ROWS_FIELD[endpoint]]
+    rows = (given,) if isinstance(given, str) else given
+    return Rows(endpoint, raw, rows, fields, _sharing(endpoint, fields, rows))
 
 
-def _weight(rows: object, limit: int) -> int:
+def _of_images(endpoint: Inference, fields: Mapping[str, Any]) -> bool:
+    return endpoint is Inference.IMAGES or (endpoint is Inference.EMBEDDINGS and fields.get("modality") == "image")
+
+
+def _opening(endpoint: Inference, fields: Mapping[str, Any]) -> bytes:
+    """The body of a part, up to its rows."""
+    options = {name: fields[name] for name in _OPTIONS[endpoint] if name in fields}
+    return orjson.dumps(options)[:-1] + (b"," if options else b"") + orjson.dumps(_ROWS_FIELD[endpoint]) + b":"
+
+
+def _sharing(endpoint: Inference, fields: Mapping[str, Any], rows: Sequence[str]) -> Sharing | None:
+    """The key of a request, or None where it should not share a part:
+
+    1. Each ranking has a query of its own. One bad image fails its whole part, and images are large.
+    2. An option is spelled in another way than its plain one: nothing is won by reading more into it.
+    3. The `usage` of its rows is in doubt. Infinity strips what Unicode calls white space, Python a little more.
+    """
+    if endpoint is Inference.RERANK or _of_images(endpoint, fields):  # 1
+        return None
+    if "" in rows or [*map(str.strip, rows)] != [*rows]:  # 3
+        return None
+    if endpoint is Inference.CLASSIFY:
+        raw_scores = fields.get("raw_scores", False)
+        if type(raw_scores) is not bool:  # 2
+            return None
+        return Sharing(endpoint, (("raw_scores", True),)) if raw_scores else _PLAIN[endpoint]
+    dimensions, encoding = fields.get("dimensions", 0), fields.get("encoding_format", "float")
+    if type(dimensions) is not int:  # 2
+        return None
+    if dimensions == 0 and encoding == "float":
+        return _PLAIN[endpoint]
+    return Sharing(endpoint, (("encoding_format", encoding), ("dimensions", dimensions)))
+
+
+def _weight(endpoint: Inference, fields: Mapping[str, Any], limit: int) -> int:
     """What a request that goes whole counts for: its inputs, or one where Infinity is sure to refuse it unread."""
+    rows = fields.get(_ROWS_FIELD[endpoint])
+    if endpoint in (Inference.IMAGES, Inference.AUDIO):
+        limit = min(limit, MAX_IMAGES)
     if not isinstance(rows, list) or len(rows) > limit:
         return 1
     return max(1, len(rows))
 
 
 def _acceptable(endpoint: Inference, fields: Mapping[str, Any], limit: int) -> bool:
-    """Whether Infinity is sure to accept every field (its model aside)."""
+    """Whether Infinity is sure to accept every field (its model aside), and the answer can be put together."""
     get = fields.get
-    if endpoint is Inference.EMBEDDINGS:
+    if endpoint in (Inference.EMBEDDINGS, Inference.IMAGES):
         rows = get("input")
+        if _of_images(endpoint, fields):
+            sure = are_images(rows, limit)
+        else:
+            sure = (is_text(rows) or are_texts(rows, limit)) and get("modality", "text") == "text"
         return (
-            (_is_text(rows) or _are_texts(rows, limit))
-            and get("modality", "text") == "text"
+            sure
             and get("encoding_format", "float") in ("float", "base64")
             and (get("user") is None or type(get("user")) is str)
-            and _is_integer(get("dimensions", 0))
+            and (endpoint is Inference.IMAGES or is_integer(get("dimensions", 0)))
         )
     if endpoint is Inference.CLASSIFY:
-        return _are_texts(get("input"), limit) and _is_bool(get("raw_scores", False))
+        return are_texts(get("input"), limit) and is_bool(get("raw_scores", False))
+    if endpoint is not Inference.RERANK:
+        return False
     top_n = get("top_n")
     return (
-        _is_text(get("query"))
-        and _are_texts(get("documents"), limit)
-        and _is_bool(get("return_documents", False))
-        and _is_bool(get("raw_scores", False))
-        and (top_n is None or (_is_integer(top_n) and int(top_n) > 0))
+        is_text(get("query"))
+        and are_texts(get("documents"), limit)
+        and is_bool(get("return_documents", False))
+        and is_bool(get("raw_scores", False))
+        and (top_n is None or (is_integer(top_n) and int(top_n) > 0))
     )
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str and len(value) <= MAX_CHARACTERS
-
-
-def _are_texts(value: object, limit: int) -> bool:
-    return (
-        type(value) is list
-        and 0 < len(value) <= limit
-        and all(type(row) is str for row in value)
-        and max(map(len, value)) <= MAX_CHARACTERS
-    )
-
-
-def _is_integer(value: object) -> bool:
-    """Whether pydantic's lax mode reads an integer here, for the spellings that are beyond doubt."""
-    if isinstance(value, int):
-        return True
-    if isinstance(value, float):
-        return value.is_integer() and abs(value) < 2**53
-    return type(value) is str and value.isascii() and value.isdigit() and len(value) < 16
-
-
-def _is_bool(value: object) -> bool:
-    """Whether pydantic's lax mode reads a bool here."""
-    if isinstance(value, bool):
-        return True
-    if isinstance(value, int | float):
-        return value in (0, 1)
-    return type(value) is str and value.lower() in _BOOL_WORDS

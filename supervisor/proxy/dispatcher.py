@@ -6,17 +6,18 @@ whoever runs them (`Hosting`), orders come from the controller. Everything happe
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.fair_queue import priority_of
 from supervisor.core.model import LaneOrders, Orders
 from supervisor.core.payload import Body, Inference, understand
+from supervisor.proxy import forecast
 from supervisor.proxy.admission import Admission, Place, QueueLimits
 from supervisor.proxy.bell import Bell
 from supervisor.proxy.hosting import Hosting
-from supervisor.proxy.jobs import Connect, Job
+from supervisor.proxy.jobs import Asker, Connect, Job
 from supervisor.proxy.lane import Lane, ServedModel
 from supervisor.proxy.lanes import Demand, Lanes
 from supervisor.proxy.observer import NullObserver, ProxyObserver
@@ -26,12 +27,14 @@ from supervisor.proxy.upstream import HttpWorker
 
 __all__ = ["Demand", "Dispatcher", "QueueLimits", "ServedModel"]
 
-NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+NOBODY: Final = Asker()
 SHUTTING_DOWN: Final = "The supervisor is shutting down. Try again in a few seconds, or elsewhere."
 
 
 class Dispatcher(Hosting):
     """One lane per model. `on_demand(model)` is called when a request waits for a model without a ready worker.
+
+    `own_cpu` counts the core-seconds that our workers have used so far, for the CPU hold.
 
     For every request: `admit`, then `submit`, then `job.outcome`; and `end`, whatever happened in between.
     """
@@ -44,14 +47,16 @@ class Dispatcher(Hosting):
         observer: ProxyObserver | None = None,
         *,
         connect: Connect = HttpWorker,
+        own_cpu: Callable[[], float] = lambda: 0.0,
     ) -> None:
         bell = Bell()
-        pump = Pump(asyncio.get_running_loop(), observer or NullObserver(), bell)
+        pump = Pump(asyncio.get_running_loop(), observer or NullObserver(), bell, own_cpu)
         super().__init__(Lanes(), pump, bell, connect, on_demand)
         self._admission = Admission(limits, self.drain_estimate)
         self._orders = Orders()
         self._jobs: dict[Job, Lane] = {}
         self._numbers = 0
+        self._cores = 1.0
         self._draining = False
         self.configure(models, limits)
 
@@ -68,14 +73,17 @@ class Dispatcher(Hosting):
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
-    def admit(self, size: int) -> Place:
+    def admit(self, size: int, asker: Asker = NOBODY) -> Place:
         """Room for a request with a body of `size` bytes (0: unknown), to be reserved before it is read.
 
         Raises:
-            Refusal: the queue is full, or no request is accepted any more.
+            Refusal: the queue is full, the wait would be too long, or no request is accepted any more.
         """
         if self._draining:
             raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
+        refusal = forecast.refusal_unread(self._lanes, asker, size, self.limits.max_wait, self._loop.time())
+        if refusal is not None:
+            raise refusal
         return self._admission.reserve(size)
 
     def submit(
@@ -85,27 +93,31 @@ class Dispatcher(Hosting):
         place: Place,
         *,
         arrived: float,
-        deadline: float | None = None,
-        headers: Mapping[str, str] = NO_HEADERS,
+        asker: Asker = NOBODY,
     ) -> Job:
         """Queue a request that was admitted; times are on the loop's clock.
 
         Raises:
-            Refusal: no such model, or no worker of it can be had in time.
+            Refusal: no such model, no worker of it can be had in time, or the wait would be too long.
         """
         now = self._loop.time()
         lane = self._lanes.asked_for(body)
         plan = understand(endpoint, body, lane.model.name, lane.model.max_inputs)
         self._numbers += 1
-        job = Job(self._numbers, endpoint, plan, headers, place, arrived, deadline, self._loop.create_future())
+        priority = priority_of(asker.priority, plan.inputs)
+        job = Job(self._numbers, endpoint, plan, asker, priority, place, arrived, self._loop.create_future())
+        refusal = forecast.refusal_of(lane, job, self.limits.max_wait, now)
+        if refusal is not None:
+            refusal.model = lane.model.name
+            raise refusal
         lane.add(job, now)
         refusal = self.out_of_reach(lane, job, now)
         if refusal is not None:
             lane.queue.drop(job)
             raise refusal
         self._jobs[job] = lane
-        if deadline is not None:
-            self._pump.deadline(lane, job, deadline)
+        if asker.deadline is not None:
+            self._pump.deadline(lane, job, asker.deadline)
         self._pump.run(lane)
         if job.waiting:
             if not lane.ready:
@@ -140,11 +152,26 @@ class Dispatcher(Hosting):
         self._orders = orders
         default = LaneOrders()
         for lane in self._lanes:
-            lane.orders = orders.lanes.get(lane.model.name, default)
-            lane.paused = orders.paused
+            lane.set_orders(orders.lanes.get(lane.model.name, default), orders.paused)
+        # Only now: a hold that ends lets go what it held, and that is to leave under the new orders.
+        self._pump.throttle.set_target(orders.cpu_hold, self._cores)
+        for lane in self._lanes:
             self._pump.run(lane)
         self._pump.allow_trickle(orders.trickle_size if orders.trickle else None)
         self._pump.trickle(self._lanes)
+
+    def observe_cpu(self, busy: float | None, cores: float, now: float) -> None:
+        """Everybody on the host used `busy` of its `cores` of late; None while that can't be read."""
+        if cores != self._cores:
+            self._cores = cores
+            self._pump.throttle.set_target(self._orders.cpu_hold, cores)
+        if busy is not None:
+            self._pump.throttle.observe(busy, now)
+
+    @property
+    def external_load(self) -> bool:
+        """Whether others alone use more of the CPU than the hold aims at."""
+        return self._pump.throttle.external_load
 
     def demand(self) -> dict[str, Demand]:
         """What is wanted of each configured model."""
@@ -166,8 +193,7 @@ class Dispatcher(Hosting):
 
     def drain_estimate(self) -> float:
         """In how many seconds the queue will be empty at the pace of late; 0 while nothing is known."""
-        inputs = sum(lane.queue.inputs + lane.inflight for lane in self._lanes)
-        return self._pump.pace.seconds_for(inputs, self._loop.time())
+        return sum(lane.sizing.seconds_for(lane.queue.cost + lane.running_cost) for lane in self._lanes)
 
     # -- any worker, for what is no inference -----------------------------------------------------------------------
 

@@ -130,7 +130,7 @@ class Hosting:
         seconds = None
         if trouble.until is not None:
             patience = now + lane.seconds_left(job, self._pump.max_wait, now)
-            if trouble.until <= min(patience, patience if job.deadline is None else job.deadline):
+            if trouble.until <= min(patience, patience if job.asker.deadline is None else job.asker.deadline):
                 return None
             seconds = trouble.until - now
         return Refusal(Reason.WORKER_UNAVAILABLE, text, retry_after=seconds, model=lane.model.name)

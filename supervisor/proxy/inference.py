@@ -5,14 +5,13 @@ Owns the order in which one request is handled, and the headers that are added t
 
 import asyncio
 import random
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from aiohttp import web
 
 from supervisor.core.payload import Inference, read_body
 from supervisor.proxy import reading
+from supervisor.proxy.answers import Answer
 from supervisor.proxy.dispatcher import Dispatcher
 from supervisor.proxy.jobs import Reply
 from supervisor.proxy.observer import ProxyObserver
@@ -22,7 +21,6 @@ SERVER: Final = "infinity-supervisor"
 JSON: Final = "application/json"
 # nginx's code for a client that left before its answer was written.
 CLIENT_GONE: Final = 499
-_JSON_ONLY: Final[Mapping[str, str]] = MappingProxyType({"Content-Type": JSON})
 
 
 class InferenceHandler:
@@ -49,18 +47,11 @@ class InferenceHandler:
         code = CLIENT_GONE
         try:
             try:
-                until = reading.deadline(request, arrived)
-                place = self._dispatcher.admit(reading.declared_size(request, self.max_body_bytes))  # 1
-                raw = await reading.body(request, place, self.max_body_bytes, until)  # 2
-                content_type = request.headers.get("Content-Type")
-                job = self._dispatcher.submit(
-                    endpoint,
-                    read_body(raw, content_type),
-                    place,
-                    arrived=arrived,
-                    deadline=until,
-                    headers=_upstream_headers(request, content_type),
-                )
+                asker = reading.asker(request, arrived)
+                place = self._dispatcher.admit(reading.declared_size(request, self.max_body_bytes), asker)  # 1
+                raw = await reading.body(request, place, self.max_body_bytes, asker.deadline)  # 2
+                body = read_body(raw, request.headers.get("Content-Type"))
+                job = self._dispatcher.submit(endpoint, body, place, arrived=arrived, asker=asker)
                 del raw
                 model = self._dispatcher.model_of(job)
                 outcome = await job.outcome
@@ -73,9 +64,8 @@ class InferenceHandler:
                 model = model or refusal.model
                 response = self.refuse(request, refusal, request_id)
             if job is not None and job.first_sent is not None:
-                response.headers["x-supervisor-queue-ms"] = f"{(job.first_sent - arrived) * 1000:.1f}"
+                response.fields["x-supervisor-queue-ms"] = f"{(job.first_sent - arrived) * 1000:.1f}"
             await response.prepare(request)  # 3
-            await response.write_eof()
             code = response.status
             return response
         finally:
@@ -83,27 +73,17 @@ class InferenceHandler:
                 self._dispatcher.end(place, job)
             self._observer.request_done(endpoint.value, model, code, self._loop.time() - arrived)
 
-    def refuse(self, request: web.BaseRequest, refusal: Refusal, request_id: str) -> web.Response:
+    def refuse(self, request: web.BaseRequest, refusal: Refusal, request_id: str) -> Answer:
         """The answer to a request that the supervisor refuses."""
         self._observer.refused(str(refusal.reason))
         headers = {"Content-Type": JSON, "Server": SERVER, "x-request-id": request_id}
         headers.update(refusal.headers(self._jitter))
-        response = web.Response(status=refusal.status, body=refusal.body(), headers=headers)
+        response = Answer(refusal.status, refusal.body(), headers)
         if not request.content.is_eof() or self._dispatcher.draining:
             response.force_close()  # the rest of the body would be taken for the next request
         return response
 
 
-def answer(reply: Reply, request_id: str) -> web.Response:
+def answer(reply: Reply, request_id: str) -> Answer:
     """A worker's answer for the client."""
-    headers = {"Server": SERVER, "x-request-id": request_id, **reply.headers}
-    return web.Response(status=reply.status, body=reply.body, headers=headers)
-
-
-def _upstream_headers(request: web.BaseRequest, content_type: str | None) -> Mapping[str, str]:
-    """What a worker is to see: the content type, and the origin for its CORS (INFINITY_PERMISSIVE_CORS)."""
-    origin = request.headers.get("Origin")
-    if content_type == JSON and origin is None:
-        return _JSON_ONLY
-    given = {"Content-Type": content_type, "Origin": origin}
-    return {name: value for name, value in given.items() if value is not None}
+    return Answer(reply.status, reply.body, {"Server": SERVER, "x-request-id": request_id, **reply.headers})

@@ -6,18 +6,25 @@ clock, no worker.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
+from supervisor.core.answer import Answer, cut
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.fair_queue import Priority
 from supervisor.core.merge import Merge, MergeError
-from supervisor.core.payload import Inference, Plan, Rows
+from supervisor.core.payload import Inference, Plan, Rows, merged_body
 from supervisor.proxy.admission import Place
 from supervisor.proxy.refusals import Reason, Refusal
 
 # How often a part is sent that gets no answer: a worker that dies under it is no accident the third time.
 MAX_SENDS = 3
+# A row costs at least as much as one of this many characters: what it takes besides its text (HTTP, JSON, tokens that
+# every input gets). Otherwise a client of one-word inputs would be given whole batches for another's sentence.
+SHORTEST: Final = 64
+# And at most as much as one of this many: the bytes of an image or of a body that can't be read say little about work.
+LONGEST_UNREAD: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,21 @@ class Connect(Protocol):
     def __call__(self, endpoint: Endpoint, /) -> WorkerClient: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, how urgently and until when: what of a request's head matters for its turn.
+
+    `client` tells clients apart, by key or address; `deadline` is on the loop's clock; `headers` are for the worker.
+    `mergeable`: nothing in the head makes its answer another than its neighbours'.
+    """
+
+    client: str = ""
+    priority: str | None = None
+    deadline: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    mergeable: bool = True
+
+
 @dataclass(slots=True, eq=False)
 class Slice:
     """Rows of one job, from `start` up to `stop`; `sends` counts how often they went to a worker that was lost."""
@@ -72,46 +94,101 @@ class Slice:
         """How many inputs it counts for."""
         return self.stop - self.start
 
+    @property
+    def longest(self) -> int:
+        """Characters of its longest row, as far as they are known."""
+        plan = self.job.plan
+        return plan.longest(self.start, self.stop) if isinstance(plan, Rows) else self.job.unread
+
+    @property
+    def cost(self) -> float:
+        """What it counts for in the queue: rows x longest row."""
+        return float(self.rows * max(SHORTEST, self.longest))
+
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """What goes to a worker as one request: slices of one or more jobs for the same endpoint with the same options."""
+    """What goes to a worker as one request: slices of one or more jobs for the same endpoint with the same options.
+
+    `longest` in characters, `cost` as the queue counts it; `core_seconds` is what the CPU hold was charged for it.
+    """
 
     slices: list[Slice]
-    inputs: int
     sent_at: float
+    inputs: int = field(init=False)
+    longest: int = field(init=False)
+    cost: float = field(init=False)
+    core_seconds: float = 0.0
     task: asyncio.Task[None] | None = None
 
-    def body(self) -> bytes:
-        """The request body."""
+    def __post_init__(self) -> None:
+        self.inputs = sum(piece.rows for piece in self.slices)
+        self.longest = max(piece.longest for piece in self.slices)
+        self.cost = sum(piece.cost for piece in self.slices)
+
+    @property
+    def endpoint(self) -> Inference:
+        """The endpoint of all its requests."""
+        return self.slices[0].job.endpoint
+
+    @property
+    def shared(self) -> bool:
+        """Whether it carries more than one request."""
+        return len(self.slices) > 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is one whole request, whose answer needs no work."""
+        return len(self.slices) == 1 and self.inputs == self.slices[0].job.plan.inputs
+
+    def body(self, model: str) -> bytes:
+        """The request body; `model` is the canonical name."""
+        if self.shared:
+            return merged_body([(_rows(piece), piece.start, piece.stop) for piece in self.slices], model)
         (piece,) = self.slices
         return piece.job.plan.part(piece.start, piece.stop)
+
+    def answers(self, reply: Reply) -> list[Answer] | None:
+        """The worker's answer, cut into one for each slice; None when it can't be told apart exactly."""
+        shape = _rows(self.slices[0]).shape
+        counts = [piece.rows for piece in self.slices]
+        usage = [_rows(piece).usage(piece.start, piece.stop) for piece in self.slices] if self.shared else None
+        return cut(shape, reply.body, counts, usage)
+
+
+def _rows(piece: Slice) -> Rows:
+    assert isinstance(piece.job.plan, Rows), "only rows are sent in several parts, or together"
+    return piece.job.plan
 
 
 class Job:
     """One request for a model, from when its body is understood until its answer is written.
 
     `outcome` gets a Reply or a Refusal, once. Slices are in `waiting`, in running parts, or done; the sum never changes
-    until the job ends. `started`: some of it is at a worker or was answered; `leased`: it holds its worker.
+    until the job ends. `started`: some of it is at a worker or was answered; `leased`: it holds its worker. `key`: jobs
+    with the same one may share a part; None shares with nobody.
     """
 
     __slots__ = (
         "_merge",
         "arrived",
+        "asker",
         "asleep_mark",
-        "deadline",
+        "client",
         "endpoint",
         "first_sent",
-        "headers",
+        "key",
         "leased",
         "number",
         "outcome",
         "place",
         "plan",
+        "priority",
         "ready_mark",
         "running",
         "started",
         "timer",
+        "unread",
         "waiting",
         "waiting_inputs",
     )
@@ -121,19 +198,20 @@ class Job:
         number: int,
         endpoint: Inference,
         plan: Plan,
-        headers: Mapping[str, str],
+        asker: Asker,
+        priority: Priority,
         place: Place,
         arrived: float,
-        deadline: float | None,
         outcome: "asyncio.Future[Reply | Refusal]",
     ) -> None:
         self.number = number
         self.endpoint = endpoint
         self.plan = plan
-        self.headers = headers
+        self.asker = asker
+        self.client = asker.client
+        self.priority = priority
         self.place = place
         self.arrived = arrived
-        self.deadline = deadline
         self.outcome = outcome
         self.waiting: deque[Slice] = deque((Slice(self, 0, plan.inputs),))
         self.waiting_inputs = plan.inputs
@@ -142,10 +220,19 @@ class Job:
         self.started = False
         self.first_sent: float | None = None
         self.timer: asyncio.TimerHandle | None = None
-        # Where its lane's clocks stood when it began to wait (see Lane).
+        # Where its lane's clocks stood when it began to wait (see Patience).
         self.ready_mark = 0.0
         self.asleep_mark = 0.0
         self._merge: Merge | None = None
+        self.unread = 0 if plan.divisible else min(LONGEST_UNREAD, len(plan.raw) // plan.inputs)
+        # Classes never share a part: a one-line query is not to wait for the bulk that happens to leave with it.
+        shares = plan.key if asker.mergeable and isinstance(plan, Rows) else None
+        self.key: Hashable | None = None if shares is None else (shares, priority)
+
+    @property
+    def cost(self) -> float:
+        """What of it still waits, as its slices count it."""
+        return sum(piece.cost for piece in self.waiting)
 
     @property
     def done(self) -> bool:
@@ -171,18 +258,18 @@ class Job:
         self.waiting.clear()
         self.waiting_inputs = 0
 
-    def absorb(self, piece: Slice, reply: Reply) -> Reply | Refusal | None:
-        """Takes a worker's answer to some rows; the outcome, once there is one.
+    def absorb(self, piece: Slice, answer: Answer | None, reply: Reply) -> Reply | Refusal | None:
+        """Takes the answer to some of its rows, from a worker's reply to their part; the outcome, once there is one.
 
-        A refusal of Infinity's for one part is its refusal of the request.
+        None instead of an answer: the reply is none of Infinity's.
         """
-        if not reply.ok or piece.rows == self.plan.inputs:
-            return reply
-        assert isinstance(self.plan, Rows), "only rows are sent in several parts"
+        if answer is None:
+            return Refusal(Reason.WORKER_UNAVAILABLE, "The worker's answer to a part is not one of Infinity's.")
+        assert isinstance(self.plan, Rows), "only rows are sent in several parts, or together"
         if self._merge is None:
             self._merge = self.plan.merge()
         try:
-            self._merge.add(piece.start, piece.stop, reply.body)
+            self._merge.add(piece.start, piece.stop, answer)
             if not self._merge.complete:
                 return None
             return Reply(reply.status, self._merge.result(), reply.headers)

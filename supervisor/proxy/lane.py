@@ -4,13 +4,12 @@ Owns the state of one model in the data plane and the rules by which parts are c
 `now` comes in, parts come out, the dispatcher sends them.
 
 Invariants, for rows that can be divided:
-- a part has at most `batch_size` inputs, as it is when the part leaves;
-- a part leaves only when, with it, at most `batch_size * window` inputs are at the worker.
+- a part has at most `batch_size` inputs, as it is when the part leaves, and no more than take about `part_seconds`;
+- a part leaves only when, with it, at most `window` parts and `batch_size * window` inputs are at the worker.
 A request that goes whole obeys the second where it can; where it is larger than the window it waits until the worker
 has nothing else.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -19,24 +18,27 @@ from supervisor.core.endpoint import Endpoint
 from supervisor.core.model import LaneOrders
 from supervisor.core.payload import DEFAULT_MAX_INPUTS
 from supervisor.proxy.jobs import MAX_SENDS, Job, Part, Slice, WorkerClient
+from supervisor.proxy.patience import CLOSE_ENOUGH, Patience
 from supervisor.proxy.queue import JobQueue
+from supervisor.proxy.sizing import Sizing
 
 # After a worker could not be reached: how long its lane pauses, and how far that doubles (s). The pool sees a process
 # that ended within milliseconds and detaches it; this is for one that lives and refuses, such as one that is ending.
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 5.0
-# Sums of seconds are off by rounding, and uvloop's timers fire up to half a millisecond early: what is left below this
-# counts as nothing, or a timer would be set for now again.
-CLOSE_ENOUGH: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as clients know it. `max_inputs` is its worker's INFINITY_MAX_CLIENT_BATCH_SIZE."""
+    """A model as clients know it. `max_inputs` is its worker's INFINITY_MAX_CLIENT_BATCH_SIZE.
+
+    `counts_characters`: its usage is a sum of characters, so that of a shared part can be split.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
     max_inputs: int = DEFAULT_MAX_INPUTS
+    counts_characters: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,11 @@ class Lane:
     def __init__(self, model: ServedModel, now: float) -> None:
         self.model = model
         self.queue = JobQueue()
+        self.sizing = Sizing(now)
+        self.shares = model.counts_characters  # until an answer could not be told apart by request
         self.parts: set[Part] = set()
         self.inflight = 0
+        self.running_cost = 0.0
         self.leases = 0
         self.uses = 0
         self.last_used: float | None = None
@@ -75,10 +80,7 @@ class Lane:
         self.retired = False
         self._suspended_until = now
         self._pause = FIRST_PAUSE
-        # Two clocks that never run at once: seconds with a ready worker, and without.
-        self._clock_at = now
-        self._ready_seconds = 0.0
-        self._asleep_seconds = 0.0
+        self._patience = Patience(now)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -97,6 +99,12 @@ class Lane:
         """Whether nothing is at the worker and no request holds it."""
         return not self.parts and not self.leases
 
+    def set_orders(self, orders: LaneOrders, paused: bool) -> None:
+        """What may be done from now on; `paused` closes the gates of all models."""
+        self.orders, self.paused = orders, paused
+        if not self.open:
+            self.sizing.interrupted()
+
     def suspended(self, now: float) -> bool:
         """Whether the worker could not be reached a moment ago."""
         return now + CLOSE_ENOUGH < self._suspended_until
@@ -113,12 +121,14 @@ class Lane:
         """A worker is ready."""
         self.endpoint, self.client = endpoint, client
         self.trouble = None
+        self.shares = self.model.counts_characters
+        self.sizing.worker_changed(now)
         self._suspended_until, self._pause = now, FIRST_PAUSE
         self.set_grants(Grants.ALL, now)
 
     def set_grants(self, grants: Grants, now: float) -> None:
         """Who may send from now on."""
-        self._tick(now)
+        self._patience.tick(self.ready, now)
         self.grants = grants
 
     def detach(self, now: float) -> list[Job]:
@@ -164,32 +174,68 @@ class Lane:
         self._mark(job, now)
         self.queue.add(job)
 
-    def next_part(self, now: float) -> Part | None:
-        """The next part that may leave now, taken from the queue; None when nothing may."""
+    def next_job(self, now: float) -> Job | None:
+        """The job of which a part may leave now; None when nothing may."""
         if self.client is None or self.grants is Grants.NONE or not self.open or self.suspended(now):
             return None
-        job = self._first(self.grants is Grants.LEASED)
+        if self.parts and len(self.parts) >= self.sizing.window(self.orders):
+            return None
+        job = self._leased() if self.grants is Grants.LEASED else self.queue.first()
         if job is None:
             return None
-        size = self.orders.batch_size
-        rows = min(job.waiting[0].rows, size) if job.plan.divisible else job.waiting[0].rows
-        if self.inflight and self.inflight + rows > size * self.orders.window:
+        rows = self._most(job)
+        if self.inflight and self.inflight + rows > self.orders.batch_size * self.orders.window:
             return None
-        return self._cut(job, size, now)
+        return job
+
+    def cut(self, job: Job, now: float) -> Part:
+        """A part of this job, taken from the queue, and of those that may share it.
+
+        The next in line join as long as the part stays within the batch size and `part_seconds`, which is asked anew
+        with each, since every row is padded to the longest.
+        """
+        piece = self.queue.take(job, self._most(job))
+        slices, inputs, longest = [piece], piece.rows, piece.longest
+        if self.shares and self.grants is Grants.ALL and job.plan.divisible:
+            while (other := self.queue.next_like(job)) is not None:
+                longest = max(longest, other.waiting[0].longest)
+                room = self.sizing.rows(job.endpoint, longest, self.orders) - inputs
+                if room <= 0:
+                    break
+                piece = self.queue.take(other, room)
+                slices.append(piece)
+                inputs += piece.rows
+        return self._part(slices, now)
 
     def trickles(self, now: float) -> bool:
         """Whether one small part may pass the closed gate: not while one is at the worker, for that is progress."""
         return self.ready and not self.open and not self.parts and len(self.queue) > 0 and not self.suspended(now)
 
     def trickle_part(self, size: int, now: float) -> Part:
-        """One part of at most `size` inputs of the oldest job, gate or not."""
-        return self._cut(next(iter(self.queue)), size, now)
+        """One part of at most `size` inputs of the job whose turn it is, gate or not."""
+        job = self.queue.first()
+        assert job is not None, "asked for only while something waits"
+        piece = self.queue.take(job, size)
+        return self._part([piece], now)
 
-    def answered(self, part: Part, now: float) -> None:
-        """The worker answered a part."""
+    def answered(self, part: Part, ok: bool, now: float, core_seconds: float | None = None) -> None:
+        """The worker answered a part; only one that is `ok` tells what parts of its size take."""
         self._forget(part)
         self._pause = FIRST_PAUSE
         self.last_used = now
+        if ok:
+            self.sizing.answered(part, len(self.queue) > 0 and self.open, now, core_seconds)
+        else:
+            self.sizing.refused(now)
+
+    def alone(self, part: Part) -> None:
+        """The answer to a part is no answer to its requests: they wait again, first, each to be sent by itself.
+
+        Infinity refused one of them (which one, it does not say), or its answer can't be told apart.
+        """
+        for piece in reversed(part.slices):
+            if not piece.job.done:
+                self.queue.put_back(piece, alone=True)
 
     def end_lease(self, job: Job) -> None:
         """The job no longer holds the worker."""
@@ -201,70 +247,48 @@ class Lane:
 
     def seconds_left(self, job: Job, max_wait: float, now: float) -> float:
         """How much of `max_wait` a job that was not yet sent has left."""
-        self._tick(now)
-        return job.ready_mark + max_wait - self._ready_seconds
+        self._patience.tick(self.ready, now)
+        return self._patience.seconds_left(job, max_wait)
 
     def expired(self, max_wait: float, longest_sleep: float, now: float) -> tuple[list[Job], float | None]:
-        """The jobs whose time is up, and in how many seconds to look again (None: nothing waits).
-
-        1. With a ready worker: those that waited `max_wait` for it and of which nothing is sent. The clock stands still
-           without one, so time spent on loading does not count.
-        2. Without one: those that waited `longest_sleep` for it.
-
-        Jobs that were never sent stand in the order of their marks, so the first of them that has time left ends the
-        search; the few that came back stand before them and have later marks.
-        """
-        self._tick(now)
-        due: list[Job] = []
-        soonest: float | None = None
-        for job in self.queue:
-            if not self.ready:
-                left = job.asleep_mark + longest_sleep - self._asleep_seconds
-            elif job.started:
-                continue
-            else:
-                left = job.ready_mark + max_wait - self._ready_seconds
-            if left <= CLOSE_ENOUGH:
-                due.append(job)
-                continue
-            soonest = left if soonest is None else min(soonest, left)
-            if job.first_sent is None:
-                break
-        if soonest is None and len(self.queue) > len(due):
-            soonest = max_wait  # only half-done jobs wait now; whoever comes next may wait this long
-        return due, soonest
+        """The jobs whose time is up, and in how many seconds to look again (None: nothing waits); see `Patience`."""
+        self._patience.tick(self.ready, now)
+        return self._patience.expired(self.queue, self.ready, max_wait, longest_sleep)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _first(self, leased: bool) -> Job | None:
-        """The first job that waits; with `leased`, the first of those that hold the worker already."""
-        jobs: Iterator[Job] = iter(self.queue)
-        for job in jobs:
-            if not leased or job.leased:
-                return job
-            if not job.started:
-                return None  # nobody behind it was sent anything
-        return None
+    def _leased(self) -> Job | None:
+        """The first job of those that hold the worker already and still wait with some of their rows."""
+        return next((job for job in self.queue if job.leased), None) if self.leases else None
 
-    def _cut(self, job: Job, size: int, now: float) -> Part:
-        piece = self.queue.take(job, size)
-        part = Part([piece], piece.rows, now)
+    def _most(self, job: Job) -> int:
+        """How many of a job's next rows may leave as one part."""
+        piece = job.waiting[0]
+        if not job.plan.divisible:
+            return piece.rows
+        return min(piece.rows, self.sizing.rows(job.endpoint, piece.longest, self.orders))
+
+    def _part(self, slices: list[Slice], now: float) -> Part:
+        part = Part(slices, now)
         self.parts.add(part)
         self.inflight += part.inputs
-        job.running += 1
-        job.started = True
-        if not job.leased:
-            job.leased = True
-            self.leases += 1
-        if job.first_sent is None:
-            job.first_sent = now
-            self.uses += 1
+        self.running_cost += part.cost
+        for job in (piece.job for piece in slices):
+            job.running += 1
+            job.started = True
+            if not job.leased:
+                job.leased = True
+                self.leases += 1
+            if job.first_sent is None:
+                job.first_sent = now
+                self.uses += 1
         self.last_used = now
         return part
 
     def _forget(self, part: Part) -> None:
         self.parts.discard(part)
         self.inflight -= part.inputs
+        self.running_cost = self.running_cost - part.cost if self.parts else 0.0
         for piece in part.slices:
             piece.job.running -= 1
 
@@ -283,12 +307,5 @@ class Lane:
         return exhausted
 
     def _mark(self, job: Job, now: float) -> None:
-        self._tick(now)
-        job.ready_mark, job.asleep_mark = self._ready_seconds, self._asleep_seconds
-
-    def _tick(self, now: float) -> None:
-        passed, self._clock_at = now - self._clock_at, now
-        if self.ready:
-            self._ready_seconds += passed
-        else:
-            self._asleep_seconds += passed
+        self._patience.tick(self.ready, now)
+        self._patience.mark(job)

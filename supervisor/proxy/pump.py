@@ -5,7 +5,7 @@ Everything but the tasks themselves is one step without an await.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -16,6 +16,7 @@ from supervisor.proxy.lane import Lane
 from supervisor.proxy.observer import ProxyObserver
 from supervisor.proxy.pace import Pace
 from supervisor.proxy.refusals import Reason, Refusal
+from supervisor.proxy.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
@@ -27,11 +28,14 @@ SLEEP_FACTOR: Final = 2.0
 class Pump:
     """Moves parts from lanes to workers. `max_wait` and `start_timeout` (s) are those of `QueueLimits`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, observer: ProxyObserver, bell: Bell) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, observer: ProxyObserver, bell: Bell, own_cpu: Callable[[], float]
+    ) -> None:
         self._loop = loop
         self._observer = observer
         self._bell = bell
-        self.pace = Pace(loop.time())
+        self.pace = Pace()
+        self.throttle = Throttle(loop, own_cpu, self.run)
         self.max_wait = 60.0
         self.start_timeout = 300.0
         self._trickle: int | None = None
@@ -43,8 +47,9 @@ class Pump:
     def run(self, lane: Lane) -> None:
         """Send what may leave."""
         now = self._loop.time()
-        while (part := lane.next_part(now)) is not None:
-            self._send(lane, part)
+        while (job := lane.next_job(now)) is not None and self.throttle.permits(lane, now):
+            self._send(lane, lane.cut(job, now))
+        lane.sizing.busy(bool(lane.parts), now)
         if len(lane.queue) and lane not in self._timers:
             self.rearm(lane)
 
@@ -53,7 +58,7 @@ class Pump:
         self._trickle = size
 
     def trickle(self, lanes: Iterable[Lane]) -> None:
-        """Send the one part that may pass a closed gate: the oldest request's over all these lanes."""
+        """Send the one part that may pass a closed gate, of the lane with the oldest request; no hold stops it."""
         if self._trickle is None:
             return
         now = self._loop.time()
@@ -64,6 +69,7 @@ class Pump:
             self._trickle = None
 
     def _send(self, lane: Lane, part: Part) -> None:
+        self.throttle.sent(lane, part)
         for piece in part.slices:
             if piece.job.first_sent == part.sent_at:
                 self._observer.queue_waited(part.sent_at - piece.job.arrived)
@@ -75,16 +81,16 @@ class Pump:
         """One part's stay at the worker. A part that its lane has forgotten meanwhile was taken back: nothing to do."""
         client = lane.client
         assert client is not None, "parts are cut for attached workers only"
-        job = part.slices[0].job
+        first = part.slices[0].job
         try:
-            reply = await client.send(job.endpoint, part.body(), job.headers)
+            reply = await client.send(part.endpoint, part.body(lane.model.name), first.asker.headers)
         except WorkerLost as lost:
             if part in lane.parts:
                 self._lost(lane, part, lost)
         except Exception:  # a fault of ours must not leave the part at the worker for ever
             log.exception("part_failed", model=lane.model.name, inputs=part.inputs)
             if part in lane.parts:
-                lane.answered(part, self._loop.time())
+                self._ended(lane, part, False, self._loop.time())
                 text = "A fault in the supervisor; its log has the details."
                 for piece in part.slices:
                     self.settle(lane, piece.job, Refusal(Reason.INTERNAL, text))
@@ -94,26 +100,56 @@ class Pump:
                 self._answered(lane, part, reply)
 
     def _answered(self, lane: Lane, part: Part, reply: Reply) -> None:
+        """What becomes of a reply.
+
+        1. An answer: first the next part, then the merging, for the worker is not to wait for us.
+        2. A refusal of a part with several requests is nobody's yet: each is sent again by itself.
+        3. A refusal of one request's part is its refusal of the request, so what waits of it is not to leave: the next
+           part comes last.
+        """
         now = self._loop.time()
-        lane.answered(part, now)
-        self.pace.note(part, now)
-        if reply.ok:
-            # First the next part, then the merging: the worker is not to wait for us.
+        self._ended(lane, part, reply.ok, now)
+        if reply.ok:  # 1
             self.run(lane)
             self._observer.inputs_done(lane.model.name, part.inputs)
-        for piece in part.slices:
+            self._hand_out(lane, part, reply)
+        elif part.shared:  # 2
+            lane.alone(part)
+            self.run(lane)
+        else:  # 3
+            self.settle(lane, part.slices[0].job, reply)
+            self.run(lane)
+        self.throttle.release()
+        self._bell.ring()
+
+    def _ended(self, lane: Lane, part: Part, ok: bool, now: float) -> None:
+        self.pace.note(part, now)
+        lane.answered(part, ok, now, self.throttle.ended(lane, part, now))
+
+    def _hand_out(self, lane: Lane, part: Part, reply: Reply) -> None:
+        """Give each request its rows of an answer, and those that are complete their outcome."""
+        if part.whole:
+            self.settle(lane, part.slices[0].job, reply)
+            return
+        answers = part.answers(reply)
+        if answers is None and part.shared:
+            # Usage that is no sum of characters (--lengths-via-tokenize), or another Infinity: it stays that way.
+            log.warning("answers_not_told_apart", model=lane.model.name, consequence="each request is sent by itself")
+            lane.shares = False
+            lane.alone(part)
+            self.run(lane)
+            return
+        for piece, answer in zip(part.slices, answers or (None,), strict=True):
             if not piece.job.done:
-                outcome = piece.job.absorb(piece, reply)
+                outcome = piece.job.absorb(piece, answer, reply)
                 if outcome is not None:
                     self.settle(lane, piece.job, outcome)
-        if not reply.ok:
-            # The other way round: what waits of a request that failed is not to leave.
-            self.run(lane)
-        self._bell.ring()
 
     def _lost(self, lane: Lane, part: Part, lost: WorkerLost) -> None:
         log.warning("part_lost", model=lane.model.name, inputs=part.inputs, sent=lost.sent, error=str(lost))
-        self.give_up(lane, lane.lost(part, lost.sent, self._loop.time()))
+        now = self._loop.time()
+        self.throttle.ended(lane, part, now)
+        self.give_up(lane, lane.lost(part, lost.sent, now))
         self._loop.call_at(lane.resumes_at, self.run, lane)
         self.rearm(lane)
         self._bell.ring()
@@ -126,10 +162,12 @@ class Pump:
 
     def take_back(self, lane: Lane) -> None:
         """The worker is gone: forget the tasks that wait for it and let their rows wait again."""
+        now = self._loop.time()
         for part in lane.parts:
+            self.throttle.ended(lane, part, now)
             if part.task is not None:
                 part.task.cancel()
-        self.give_up(lane, lane.detach(self._loop.time()))
+        self.give_up(lane, lane.detach(now))
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
@@ -186,12 +224,14 @@ class Pump:
 
     def forget(self, lane: Lane) -> None:
         """The lane is no more."""
+        self.throttle.forget(lane)
         timer = self._timers.pop(lane, None)
         if timer is not None:
             timer.cancel()
 
     async def close(self) -> None:
         """Stop waiting for anything."""
+        self.throttle.close()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -1,43 +1,52 @@
-"""The order in which jobs wait for one model: first come, first served; what came back from a lost worker goes first.
+"""What waits for one model, in the order in which it is to leave, and the sums of it.
 
-Owns the order and the sums of what waits. A job is in here while at least one of its rows waits, and holds its place
-for exactly that long.
+Owns the sums and the places: a job is in here while at least one of its rows waits, and holds its place for exactly
+that long. Whose turn it is, is the fair queue's to say (`supervisor.core.fair_queue`).
 """
 
-from bisect import insort
-from collections import OrderedDict
 from collections.abc import Iterator
 
+from supervisor.core.fair_queue import FairQueue, Priority
 from supervisor.proxy.jobs import Job, Slice
-
-
-def _number(job: Job) -> int:
-    return job.number
 
 
 class JobQueue:
     """Jobs with rows that wait. `inputs` and `bytes` are the sums of what is in here."""
 
-    __slots__ = ("_fresh", "_returned", "bytes", "inputs")
+    __slots__ = ("_fair", "bytes", "inputs")
 
     def __init__(self) -> None:
-        # An OrderedDict, not a dict: its first item is found in constant time after any number of removals.
-        self._fresh: OrderedDict[int, Job] = OrderedDict()
-        self._returned: list[Job] = []
+        self._fair: FairQueue[Job] = FairQueue()
         self.inputs = 0
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._returned) + len(self._fresh)
+        return len(self._fair)
 
     def __iter__(self) -> Iterator[Job]:
-        """The jobs in the order in which they are to leave."""
-        yield from self._returned
-        yield from self._fresh.values()
+        """The jobs in the order in which they came; those that came back from a worker first."""
+        return iter(self._fair)
+
+    def first(self) -> Job | None:
+        """The job whose turn it is."""
+        return self._fair.first()
+
+    def next_like(self, job: Job) -> Job | None:
+        """The next job, in order, that may share a part with this one."""
+        return None if job.key is None else self._fair.next_like(job.key)
+
+    @property
+    def cost(self) -> float:
+        """The cost of everything that waits."""
+        return self._fair.cost
+
+    def cost_ahead(self, client: str, priority: Priority, cost: float) -> float:
+        """How much cost leaves until a new job of this client and cost has left whole; itself too."""
+        return self._fair.cost_ahead(client, priority, cost)
 
     def add(self, job: Job) -> None:
-        """A new job waits behind all others."""
-        self._fresh[job.number] = job
+        """A new job waits."""
+        self._fair.add(job)
         self.inputs += job.waiting_inputs
         self.bytes += job.place.bytes
 
@@ -45,30 +54,35 @@ class JobQueue:
         """At most `rows` rows of this job; it is out of the queue when none are left."""
         piece = job.take(rows)
         self.inputs -= piece.rows
+        self._fair.charge(job, piece.cost)
         if not job.waiting:
             self._remove(job)
         return piece
 
-    def put_back(self, piece: Slice) -> None:
-        """Rows that a worker did not answer wait again, before every job that was not yet sent."""
+    def put_back(self, piece: Slice, *, alone: bool = False) -> None:
+        """Rows that a worker did not answer wait again, first; with `alone`, they share no part any more."""
         job = piece.job
-        if job.waiting:
-            self._remove(job)
+        if alone and job.key is not None:
+            if job.waiting:
+                self._fair.remove(job)
+            job.key = None
+            if job.waiting:
+                self._fair.add(job)
+        if not job.waiting:
+            self.bytes += job.place.bytes
+            job.place.take_again()
         job.put_back(piece)
         self.inputs += piece.rows
-        self.bytes += job.place.bytes
-        job.place.take_again()
-        insort(self._returned, job, key=_number)
+        self._fair.put_first(job)
 
     def drop(self, job: Job) -> None:
         """Nothing of this job waits any more; harmless when nothing did."""
         if job.waiting:
             self.inputs -= job.waiting_inputs
-            job.drop_waiting()
             self._remove(job)
+            job.drop_waiting()
 
     def _remove(self, job: Job) -> None:
-        if self._fresh.pop(job.number, None) is None:
-            self._returned.remove(job)
+        self._fair.remove(job)
         self.bytes -= job.place.bytes
         job.place.give_back()

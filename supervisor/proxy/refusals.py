@@ -18,6 +18,7 @@ class Reason(StrEnum):
     """The value of `x-supervisor-reason`: scripts depend on these words."""
 
     QUEUE_FULL = "queue_full"
+    PREDICTED_WAIT = "predicted_wait"
     PAUSED = "paused"
     DRAINING = "draining"
     WORKER_UNAVAILABLE = "worker_unavailable"
@@ -31,15 +32,21 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a reason is answered; `retry_after` is the least number of seconds to name, None = no such header."""
+    """How a reason is answered; `retry_after` is the least number of seconds to name, None = no such header.
+
+    `final`: the client's library is told not to try again by itself.
+    """
 
     status: int
     type: str
     retry_after: float | None = None
+    final: bool = False
 
 
 RULES: Final = {
     Reason.QUEUE_FULL: Rule(429, "rate_limit_error", 1.0),
+    # Under lasting overload each retry is one more request that is refused: whether to come again, the caller decides.
+    Reason.PREDICTED_WAIT: Rule(429, "rate_limit_error", 1.0, final=True),
     # A pause that outlasted max_wait rarely ends within seconds: to leave it takes at least the ladder's quiet time.
     Reason.PAUSED: Rule(503, "server_error", 5.0),
     Reason.DRAINING: Rule(503, "server_error", 5.0),
@@ -92,10 +99,15 @@ class Refusal(SupervisorError):
         refused together back together (envoy, openai-python: both obey it to the second).
         """
         headers = {"x-supervisor-reason": str(self.reason)}
-        least = RULES[self.reason].retry_after
-        if least is not None:
-            seconds = max(least, self.retry_after or 0.0) * jitter.uniform(1.0, 1.5)
-            headers["Retry-After"] = str(math.ceil(min(seconds, LONGEST_RETRY_AFTER)))
+        rule = RULES[self.reason]
+        if rule.retry_after is not None:
+            seconds = min(
+                max(rule.retry_after, self.retry_after or 0.0) * jitter.uniform(1.0, 1.5), LONGEST_RETRY_AFTER
+            )
+            headers["Retry-After"] = str(math.ceil(seconds))
+            headers["retry-after-ms"] = str(math.ceil(seconds * 1000))  # openai's own: spreads clients within a second
+        if rule.final:
+            headers["x-should-retry"] = "false"
         return headers
 
 

@@ -17,6 +17,7 @@ from supervisor.core.model import ModelState
 from supervisor.core.payload import Inference
 from supervisor.errors import StartError
 from supervisor.proxy import catalog, reading
+from supervisor.proxy.answers import Answer
 from supervisor.proxy.catalog import ModelEntry
 from supervisor.proxy.dispatcher import SHUTTING_DOWN, Dispatcher
 from supervisor.proxy.inference import CLIENT_GONE, JSON, SERVER, InferenceHandler
@@ -40,8 +41,8 @@ _HEALTH: Final = "/health"
 
 
 def _worth_logging(record: logging.LogRecord) -> bool:
-    """Whoever sends bad HTTP gets a 400, not a traceback in our log for each try."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    """Whoever sends bad HTTP gets a 400, and who leaves while he is answered gets nothing: neither a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
 # What aiohttp itself has to say; a fault in a handler never gets that far.
@@ -150,19 +151,19 @@ class ProxyServer:
         finally:
             self._observer.request_done("other", None, code, self._loop.time() - arrived)
 
-    def _own(self, request: web.BaseRequest, path: str, request_id: str) -> web.Response:
+    def _own(self, request: web.BaseRequest, path: str, request_id: str) -> Answer:
         """`/health` and `/models`; another method than GET is refused in Infinity's words."""
         headers = {"Content-Type": JSON, "Server": SERVER, "x-request-id": request_id}
         if request.method != "GET":
             headers["Allow"] = "GET"
-            return web.Response(status=405, body=b'{"detail":"Method Not Allowed"}', headers=headers)
+            return Answer(405, b'{"detail":"Method Not Allowed"}', headers)
         if path == _HEALTH:
             if self._dispatcher.draining:
                 raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
-            return web.Response(body=catalog.health(), headers=headers)
+            return Answer(200, catalog.health(), headers)
         limit = self._dispatcher.limits.max_requests
         body = catalog.models(self._models_view(), self._dispatcher.demand(), limit)
-        return web.Response(body=body, headers=headers)
+        return Answer(200, body, headers)
 
     def _starting(self) -> bool:
         return any(entry.state is ModelState.STARTING for entry in self._models_view())

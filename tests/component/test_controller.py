@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from supervisor import controller as controllers
-from supervisor.core.model import Missing, ModelState, Rung, Signal
+from supervisor.core.model import Known, Missing, ModelState, Rung, Signal
 from supervisor.core.policy import ResidencyPolicy
 from tests.support.fake_house import FakeModel, House
 
@@ -241,3 +241,33 @@ def test_a_ready_model_is_wanted_no_more() -> None:
     house.workers.request_stop("a", "operator")
     house.passes(5)
     assert house.workers.state["a"].state is ModelState.STOPPED
+
+
+def test_the_data_plane_sees_the_real_cpu_whatever_a_drill_says() -> None:
+    """Each raw look gives it the cores in use, or None while they cannot be read; a drill replaces neither."""
+    house = House()
+    house.lanes.cpu.clear()
+    house.readings[Signal.CPU] = 55.0
+    house.controller.drill({Signal.CPU: 97.0}, 30.0)
+    house.passes(0.2)
+    house.readings[Signal.CPU] = Missing("gone", 0)
+    house.passes(0.1)
+    assert house.lanes.cpu == [(1.1, 2.0)] * 3 + [(None, 2.0)]
+    assert house.controller.sample is not None
+    assert house.controller.sample.cpu == Known(97.0, house.now)
+
+
+def test_the_cpu_is_held_as_the_policy_says() -> None:
+    """Orders carry the target, lower from shrink on, none when it is off, and none in observe mode."""
+    house = House()
+    assert house.orders.cpu_hold == 83.0
+    house.readings[Signal.CPU] = 87.0
+    house.passes(4.0)
+    assert house.orders.cpu_hold == 78.0
+    house.controller.set_policy(dataclasses.replace(house.policy, cpu_hold=70.0), house.models)
+    assert house.orders.cpu_hold == 70.0
+    house.controller.set_policy(dataclasses.replace(house.policy, observe=True), house.models)
+    assert house.orders.cpu_hold is None
+    assert {lane.part_seconds for lane in house.orders.lanes.values()} == {None}
+    house.controller.set_policy(dataclasses.replace(house.policy, cpu_hold=None), house.models)
+    assert house.orders.cpu_hold is None

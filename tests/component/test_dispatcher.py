@@ -15,17 +15,19 @@ pytestmark = pytest.mark.looptime
 
 
 async def test_requests_leave_in_order_within_the_window() -> None:
-    """With a batch of 4 and a window of 2, eight inputs are at the worker and the rest waits in order."""
+    """With a window of 2, two parts are at the worker, however small, and the rest waits in order."""
     async with world() as w:
         w.order(4, 2)
         worker = w.up()
-        clients = [w.ask(rows=n, name=name) for name, n in (("a", 2), ("b", 4), ("c", 1), ("d", 4), ("e", 1))]
+        sizes = (("a", 2), ("b", 4), ("c", 1), ("d", 4), ("e", 1))
+        clients = [w.ask(rows=n, name=name, endpoint=Inference.RERANK) for name, n in sizes]
         await w.settle()
-        assert worker.order == ["a0", "b0", "c0"]
-        assert w.dispatcher.totals.inflight_inputs == 7
-        assert w.dispatcher.totals.queued_requests == 2
+        assert worker.order == ["a0", "b0"]
+        assert w.dispatcher.totals.inflight_inputs == 6
+        assert w.dispatcher.totals.queued_requests == 3
         await asyncio.gather(*(c.task for c in clients))
         assert worker.order == ["a0", "b0", "c0", "d0", "e0"]
+        assert [sent.at for sent in worker.sent] == [0, 0, 1, 1, 2]
         assert all(c.right for c in clients)
         w.check_empty()
 
@@ -79,8 +81,8 @@ async def test_the_gate_holds_and_releases_in_order() -> None:
         assert w.dispatcher.totals.oldest_wait_s == pytest.approx(30)
         w.order(2, 1)
         await asyncio.gather(*(c.task for c in clients))
-        assert worker.order == ["p0", "q0", "r0", "s0", "t0"]
-        assert [sent.at for sent in worker.sent] == [30, 30, 31, 31, 32]
+        assert [sent.rows for sent in worker.sent] == [["p0", "q0"], ["r0", "s0"], ["t0"]]
+        assert [sent.at for sent in worker.sent] == [30, 31, 32]
 
 
 async def test_a_closed_gate_stops_the_parts_of_a_request_that_is_half_done() -> None:
@@ -111,20 +113,39 @@ async def test_one_models_gate_leaves_the_others_open() -> None:
 
 
 async def test_a_request_larger_than_the_window_that_cant_be_split_goes_alone() -> None:
-    """Forty images with room for eight: not beside anything else, and not never."""
+    """Thirty images that only Infinity can judge, with room for eight: not beside anything else, and not never."""
     async with world() as w:
         w.order(4, 2)
         worker = w.up()
         w.loosened = True
         w.check_part = lambda *_: None  # type: ignore[method-assign] # the window can't hold here
-        small, images, later = w.ask(), w.ask(rows=40, endpoint=Inference.IMAGES), w.ask(name="l")
+        small, images = w.ask(), w.ask(rows=30, endpoint=Inference.IMAGES)
+        later = w.ask(name="l", priority="normal")
         await w.settle()
         assert [len(sent.rows) for sent in worker.sent] == [1]
         await small
         await w.settle()
-        assert [len(sent.rows) for sent in worker.sent] == [1, 40]
+        assert [len(sent.rows) for sent in worker.sent] == [1, 30]
         await asyncio.gather(images.task, later.task)
         assert worker.sent[2].at >= worker.sent[1].at + 1
+
+
+async def test_lines_that_keep_coming_do_not_keep_such_a_request_waiting() -> None:
+    """Each of them would fit beside the others and is of a higher class, and yet it gets its turn."""
+    async with world() as w:
+        w.order(4, 2)
+        w.up()
+        w.check_part = lambda *_: None  # type: ignore[method-assign] # the window can't hold here
+        lines = [w.ask(name="l0.", client="shop")]
+        await w.settle()
+        images = w.ask(name="i", rows=30, endpoint=Inference.IMAGES, client="archive")
+        for i in range(1, 60):
+            lines.append(w.ask(name=f"l{i}.", client="shop"))
+            await asyncio.sleep(0.1)
+        assert images.done
+        assert images.answered_at is not None
+        assert images.answered_at <= 4.0
+        await asyncio.gather(*(line.task for line in lines))
 
 
 # -- deadlines ------------------------------------------------------------------------------------------------------
@@ -257,17 +278,18 @@ async def test_what_is_at_the_worker_still_counts_after_its_client_left() -> Non
 
 
 async def test_a_blocker_that_leaves_lets_the_next_one_pass_at_once() -> None:
-    """A part that did not fit waited at the head; when its client leaves, the smaller one behind it goes."""
+    """A request that goes whole and did not fit waited at the head; when its client leaves, the one behind it goes."""
     async with world() as w:
         w.order(4, 2)
         worker = w.up(seconds=10)
         w.ask(name="r", rows=4)
-        w.ask(name="s", rows=2)
-        big, small = w.ask(name="b", rows=4), w.ask(name="t", rows=2)
+        big = w.ask(name="b", rows=8, endpoint=Inference.AUDIO)
+        small = w.ask(name="t", rows=2, priority="normal")
         await asyncio.sleep(1)
+        assert worker.order == ["r0"]
         big.leave()
         await w.settle()
-        assert worker.order == ["r0", "s0", "t0"]
+        assert worker.order == ["r0", "t0"]
         assert worker.sent[-1].at == pytest.approx(1.0)
         await small
 
@@ -282,7 +304,7 @@ async def test_one_part_that_fails_fails_the_request_once_with_infinitys_own_ans
         w.order(2, 1)
         worker = w.up()
         refusal = Reply(status, b'{"error": "of its own"}', {"content-type": "application/json"})
-        worker.script = lambda sent: refusal if "x4" in sent.rows else None
+        worker.script = lambda sent: refusal if "x14" in sent.rows else None  # x10 to x19 are longer and go first
         client = w.ask(rows=20)
         assert await client is refusal
         await asyncio.sleep(5)

@@ -1,9 +1,8 @@
-"""Requests as rows: what is split and what goes whole, and answers put together to exactly what the whole would get."""
+"""Requests as rows: what is split and what goes whole, in which order rows go, and what requests may share a part."""
 
-import itertools
 import json
-import math
-import random
+import sys
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -11,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.core.merge import MergeError
-from supervisor.core.payload import MAX_CHARACTERS, Body, Inference, Naming, Plan, Rows, Whole, read_body, understand
-from tests.support import fake_infinity
+from supervisor.core.fields import MAX_CHARACTERS
+from supervisor.core.payload import Body, Inference, Naming, Plan, Rows, Whole, merged_body, read_body, understand
 
 JSON = "application/json"
+IMAGE = "data:image/png;base64,AAAA"
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
-SPLIT = (Inference.EMBEDDINGS, Inference.RERANK, Inference.CLASSIFY)
 
 
 def plan_of(endpoint: Inference, request: object, *, model: str = "m", limit: int = 2048) -> Plan:
@@ -25,123 +23,11 @@ def plan_of(endpoint: Inference, request: object, *, model: str = "m", limit: in
     return understand(endpoint, read_body(orjson.dumps(request), JSON), model, limit)
 
 
-@st.composite
-def requests(draw: st.DrawFn) -> tuple[Inference, dict[str, Any]]:
-    """Any request that Infinity accepts, with options and keys it does not know."""
-    endpoint = draw(st.sampled_from(SPLIT))
-    request: dict[str, Any] = {"model": "m"}
-    rows = draw(st.lists(TEXT, min_size=1, max_size=40))
-    optional: dict[str, st.SearchStrategy[Any]]
-    if endpoint is Inference.EMBEDDINGS:
-        request["input"] = rows[0] if draw(st.booleans()) else rows
-        optional = {
-            "encoding_format": st.sampled_from(["float", "base64"]),
-            "dimensions": st.integers(0, 3),
-            "user": st.none() | TEXT,
-            "modality": st.just("text"),
-        }
-    elif endpoint is Inference.RERANK:
-        request |= {"query": draw(TEXT), "documents": rows}
-        flag = st.booleans()
-        optional = {"top_n": st.none() | st.integers(1, 50), "return_documents": flag, "raw_scores": flag}
-    else:
-        request["input"] = rows
-        optional = {"raw_scores": st.booleans()}
-    optional["truncate"] = st.booleans() | st.lists(TEXT, max_size=2)
-    for key in draw(st.lists(st.sampled_from(sorted(optional)), unique=True)):
-        request[key] = draw(optional[key])
-    return endpoint, request
-
-
-@given(requests(), st.data())
-@settings(max_examples=200, deadline=None)
-def test_parts_of_any_sizes_answered_in_any_order_give_the_answer_to_the_whole(
-    asked: tuple[Inference, dict[str, Any]], data: st.DataObject
-) -> None:
-    """However a request is cut and in whatever order the parts are answered, its client gets the same bytes."""
-    endpoint, request = asked
-    plan = plan_of(endpoint, request)
-    assert isinstance(plan, Rows)
-    pieces = []
-    start = 0
-    while start < plan.inputs:
-        stop = start + data.draw(st.integers(1, plan.inputs - start))
-        pieces.append((start, stop))
-        start = stop
-    if len(pieces) == 1:
-        assert plan.part(*pieces[0]) == orjson.dumps(request)
-        return
-    merge = plan.merge()
-    for start, stop in data.draw(st.permutations(pieces)):
-        assert not merge.complete
-        status, answer = fake_infinity.answer(endpoint.value, plan.part(start, stop))
-        assert status == 200
-        merge.add(start, stop, answer)
-    assert merge.complete
-    assert merge.result() == fake_infinity.answer(endpoint.value, orjson.dumps(request))[1]
-
-
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=8))
-def test_numbers_come_through_bit_by_bit(numbers: list[float]) -> None:
-    """No digit of any double is lost between a worker's answer and the client's."""
-    plan = plan_of(Inference.EMBEDDINGS, {"input": ["x"] * len(numbers)})
-    assert isinstance(plan, Rows)
-    merge = plan.merge()
-    for i, number in enumerate(numbers):
-        row = {"object": "embedding", "embedding": [number], "index": 0}
-        merge.add(i, i + 1, orjson.dumps({"object": "list", "data": [row], "usage": {"total_tokens": 1}}))
-    merged = orjson.loads(merge.result())["data"]
-    assert [row["embedding"] for row in merged] == [[number] for number in numbers]
-    assert [math.copysign(1, row["embedding"][0]) for row in merged] == [math.copysign(1, n) for n in numbers]
-
-
-def test_base64_is_not_touched() -> None:
-    """An encoded vector arrives as the worker wrote it."""
-    plan = plan_of(Inference.EMBEDDINGS, {"input": ["a", "b"], "encoding_format": "base64"})
-    assert isinstance(plan, Rows)
-    merge = plan.merge()
-    for i, text in enumerate(("AAAA/+==", "BBBB")):
-        row = {"object": "embedding", "embedding": text, "index": 0}
-        merge.add(i, i + 1, orjson.dumps({"object": "list", "data": [row], "usage": {}}))
-    assert [row["embedding"] for row in orjson.loads(merge.result())["data"]] == ["AAAA/+==", "BBBB"]
-
-
-def test_id_and_created_are_the_first_parts() -> None:
-    """What can't be the same as without splitting is taken from the part with the first row."""
-    plan = plan_of(Inference.CLASSIFY, {"input": ["a", "b"]})
-    assert isinstance(plan, Rows)
-    merge = plan.merge()
-    for i in (1, 0):
-        answer = {"object": "classify", "data": [[]], "model": "m", "usage": {"total_tokens": 2}, "id": f"i{i}"}
-        merge.add(i, i + 1, orjson.dumps(answer))
-    assert list(orjson.loads(merge.result()).items()) == [
-        ("object", "classify"),
-        ("data", [[], []]),
-        ("model", "m"),
-        ("usage", {"total_tokens": 4}),
-        ("id", "i0"),
-    ]
-
-
-def test_rerank_sorts_like_infinity_then_cuts() -> None:
-    """Equal scores keep the order of the documents, a score that is no number comes last, `top_n` cuts the whole."""
-    plan = plan_of(Inference.RERANK, {"query": "q", "documents": list("abcdef"), "top_n": 5})
-    assert isinstance(plan, Rows)
-    merge = plan.merge()
-    scores = [0.5, None, 0.5, 0.9, 0.5, 0.1]
-    for start in (3, 0):
-        part = sorted(range(3), key=lambda i: scores[start + i] or -1.0, reverse=True)
-        rows = [{"relevance_score": scores[start + i], "index": i, "document": None} for i in part]
-        merge.add(start, start + 3, orjson.dumps({"object": "rerank", "results": rows, "usage": {}}))
-    assert [row["index"] for row in orjson.loads(merge.result())["results"]] == [3, 0, 2, 4, 5]
-
-
 def test_top_n_never_reaches_a_part() -> None:
     """A part that cut its rows itself could lose the best of them."""
     plan = plan_of(Inference.RERANK, {"query": "q", "documents": ["a", "b", "c"], "top_n": 1, "extra": [1]})
-    part = orjson.loads(plan.part(1, 3))
-    assert part == {"query": "q", "documents": ["b", "c"], "extra": [1]}
     assert orjson.loads(plan.part(0, 3))["top_n"] == 1
+    assert orjson.loads(plan.part(1, 3)) == {"query": "q", "documents": ["b", "c"]}
 
 
 def test_an_alias_is_replaced_by_the_canonical_name() -> None:
@@ -181,7 +67,13 @@ WHOLE: list[tuple[Inference, str]] = [
     (Inference.RERANK, '{"query": "q", "documents": ["a"], "raw_scores": 2}'),
     (Inference.CLASSIFY, '{"input": "a"}'),
     (Inference.CLASSIFY, '{"input": ["a"], "raw_scores": "maybe"}'),
+    (Inference.EMBEDDINGS, '{"input": ["data:audio/wav;base64,AAAA"], "modality": "audio"}'),
+    (Inference.EMBEDDINGS, '{"input": ["data:image/png;base64,AAAA"], "modality": "image", "dimensions": null}'),
     (Inference.IMAGES, '{"input": ["data:,a"]}'),
+    (Inference.IMAGES, '{"input": ["data:image/png;base64,AAAA", "a"]}'),
+    (Inference.IMAGES, '{"input": []}'),
+    (Inference.IMAGES, '{"input": "data:image/png;base64,AAAA"}'),
+    (Inference.IMAGES, '{"input": ["data:image/png;base64,AAAA"], "encoding_format": "hex"}'),
     (Inference.AUDIO, '{"input": "data:,a"}'),
 ]
 
@@ -229,6 +121,8 @@ def test_limits_on_inputs_and_lengths_are_infinitys() -> None:
 def test_what_a_whole_request_counts_for() -> None:
     """Images count one by one; what Infinity is sure to refuse counts one."""
     assert plan_of(Inference.IMAGES, {"input": ["data:,a"] * 20}).inputs == 20
+    assert plan_of(Inference.AUDIO, {"input": ["data:,a"] * 32}).inputs == 32
+    assert plan_of(Inference.AUDIO, {"input": ["data:,a"] * 33}).inputs == 1
     assert plan_of(Inference.IMAGES, {"input": "data:,a"}).inputs == 1
     assert plan_of(Inference.EMBEDDINGS, {"input": ["a", 1]}).inputs == 2
     assert plan_of(Inference.EMBEDDINGS, {"input": [1] * 2049}).inputs == 1
@@ -312,37 +206,139 @@ def test_any_bytes_get_a_plan(raw: bytes) -> None:
     assert understand(Inference.EMBEDDINGS, read_body(raw, JSON), "m").part(0, 1) == raw
 
 
+# -- the order of rows ----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(TEXT, min_size=1, max_size=30), st.booleans())
+def test_rows_go_longest_first_and_equal_ones_as_they_came(rows: list[str], rerank: bool) -> None:
+    """Every part is as wide as its first row, and each position knows its index in the request."""
+    request = {"query": "what?", "documents": rows} if rerank else {"input": rows}
+    plan = plan_of(Inference.RERANK if rerank else Inference.EMBEDDINGS, request)
+    assert isinstance(plan, Rows)
+    order = plan.order or range(len(rows))
+    assert list(order) == sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    query = 5 if rerank else 0
+    assert orjson.loads(plan.part(0, plan.inputs)) == request, "all of them go in the client's order"
+    for start in range(plan.inputs):
+        for stop in range(start + 1, plan.inputs + 1):
+            texts = [rows[i] for i in order[start:stop]]
+            assert plan.longest(start, stop) == max(map(len, texts)) + query
+            assert plan.usage(start, stop) == sum(map(len, texts)) + query * len(texts)
+            if len(texts) < plan.inputs:
+                assert orjson.loads(plan.part(start, stop))["documents" if rerank else "input"] == texts
+
+
+def test_what_was_divided_lets_go_of_the_original_body() -> None:
+    """A request of many rows is not held twice while its parts run."""
+    plan = plan_of(Inference.EMBEDDINGS, {"input": ["a", "bb"]})
+    assert isinstance(plan, Rows)
+    plan.part(0, 2)
+    assert plan.raw
+    plan.part(1, 2)
+    assert not plan.raw
+    with pytest.raises(AssertionError, match="divided"):
+        plan.part(0, 2)
+
+
+def test_a_waiting_request_holds_little_besides_its_text() -> None:
+    """10,000 requests of 1 KB wait during a pause: body, text, and less than half a kilobyte for what is known."""
+    plan = plan_of(Inference.EMBEDDINGS, {"model": "nick", "input": "y" * 1000})
+    assert isinstance(plan, Rows)
+    held = [getattr(plan, name) for name in Rows.__slots__]
+    assert sum(map(sys.getsizeof, [plan, *held, *plan.take(0, 1)])) < 2 * 1100 + 500
+    assert not any(isinstance(value, dict) for value in held), "the parsed fields are let go"
+
+
+def test_a_body_written_anew_takes_no_more_room_than_its_text() -> None:
+    """An encoder that leaves room behind its output must not leave it in what waits."""
+    body = read_body(orjson.dumps({"model": "nick", "input": "y" * 1000}), JSON)
+    understand(Inference.EMBEDDINGS, body, "m")
+    tracemalloc.start()
+    try:
+        plans = [understand(Inference.EMBEDDINGS, body, "m") for _ in range(20)]
+        assert tracemalloc.get_traced_memory()[0] < 20 * 2000
+    finally:
+        tracemalloc.stop()
+    assert all(plan.part(0, 1) for plan in plans)
+
+
+# -- what may share a part ------------------------------------------------------------------------------------------
+
+
+def key_of(endpoint: Inference, **request: Any) -> object:
+    """The merge key of a request."""
+    plan = plan_of(endpoint, request)
+    assert isinstance(plan, Rows)
+    return plan.key
+
+
+def test_requests_that_mean_the_same_share_parts() -> None:
+    """What is absent equals its default; names, `user` and what Infinity does not know make no difference."""
+    plain = key_of(Inference.EMBEDDINGS, input="a")
+    assert plain is not None
+    full = {"encoding_format": "float", "dimensions": 0, "modality": "text", "user": "me", "model": "m", "x": [1]}
+    assert key_of(Inference.EMBEDDINGS, input=["b", "c"], **full) == plain
+    assert hash(key_of(Inference.EMBEDDINGS, input=["b", "c"], **full)) == hash(plain)
+    assert key_of(Inference.EMBEDDINGS, input="a", user=None) == plain
+    assert key_of(Inference.CLASSIFY, input=["a"]) == key_of(Inference.CLASSIFY, input=["b"], raw_scores=False)
+
+
+def test_requests_that_differ_share_no_part() -> None:
+    """Each of these wants another answer than all the others."""
+    keys = [
+        key_of(Inference.EMBEDDINGS, input="a"),
+        key_of(Inference.EMBEDDINGS, input="a", dimensions=1),
+        key_of(Inference.EMBEDDINGS, input="a", dimensions=2),
+        key_of(Inference.EMBEDDINGS, input="a", encoding_format="base64"),
+        key_of(Inference.EMBEDDINGS, input="a", encoding_format="base64", dimensions=1),
+        key_of(Inference.CLASSIFY, input=["a"]),
+        key_of(Inference.CLASSIFY, input=["a"], raw_scores=True),
+    ]
+    assert None not in keys
+    assert len(set(keys)) == len(keys)
+
+
 @pytest.mark.parametrize(
-    "answer",
+    ("endpoint", "request_"),
     [
-        b"",
-        b"[]",
-        b"{}",
-        b'{"data": [], "usage": {}}',
-        b'{"data": [{"index": 0}], "usage": null}',
-        b'{"data": [{"index": 0}]}',
-        b'{"data": [1], "usage": {}}',
-        b'{"data": [{"index": "x"}], "usage": {}}',
+        (Inference.RERANK, {"query": "q", "documents": ["a"]}),
+        (Inference.IMAGES, {"input": [IMAGE]}),
+        (Inference.EMBEDDINGS, {"input": [IMAGE], "modality": "image"}),
+        (Inference.EMBEDDINGS, {"input": "a", "dimensions": True}),
+        (Inference.EMBEDDINGS, {"input": "a", "dimensions": "1"}),
+        (Inference.EMBEDDINGS, {"input": "a", "dimensions": 1.0}),
+        (Inference.CLASSIFY, {"input": ["a"], "raw_scores": 1}),
+        (Inference.CLASSIFY, {"input": ["a"], "raw_scores": "yes"}),
+        (Inference.EMBEDDINGS, {"input": ""}),
+        (Inference.EMBEDDINGS, {"input": ["a", ""]}),
+        (Inference.EMBEDDINGS, {"input": " a"}),
+        (Inference.EMBEDDINGS, {"input": ["a", "b\n"]}),
+        (Inference.EMBEDDINGS, {"input": "a\u2003"}),
+        (Inference.EMBEDDINGS, {"input": "\x1ca"}),
+        (Inference.EMBEDDINGS, {"input": "a\x85"}),
     ],
 )
-def test_an_answer_that_is_none_is_said_to_be(answer: bytes) -> None:
-    """What a worker would never answer is an error, not a wrong vector."""
-    plan = plan_of(Inference.EMBEDDINGS, {"input": ["a", "b"]})
-    assert isinstance(plan, Rows)
-    with pytest.raises(MergeError):
-        plan.merge().add(0, 1, answer)
+def test_what_shares_with_nobody(endpoint: Inference, request_: dict[str, Any]) -> None:
+    """A query of its own, images, options in doubt, and rows that Infinity may count otherwise than we do."""
+    assert key_of(endpoint, **request_) is None
 
 
-def test_a_large_request_is_cut_and_merged_like_a_small_one() -> None:
-    """2,048 rows of distinct lengths in uneven parts, shuffled."""
-    chance = random.Random(7)
-    rows = ["é" * i for i in range(2048)]
-    plan = plan_of(Inference.EMBEDDINGS, {"model": "m", "input": rows})
-    assert isinstance(plan, Rows)
-    cuts = sorted({0, 2048, *chance.sample(range(2048), 150)})
-    pieces = list(itertools.pairwise(cuts))
-    chance.shuffle(pieces)
-    merge = plan.merge()
-    for start, stop in pieces:
-        merge.add(start, stop, fake_infinity.answer("embeddings", plan.part(start, stop))[1])
-    assert merge.result() == fake_infinity.answer("embeddings", plan.raw)[1]
+def test_a_merged_body_says_only_what_infinity_reads() -> None:
+    """The canonical name, the rows in the order of the pieces, options that are not the default, and nothing else."""
+    one = plan_of(Inference.EMBEDDINGS, {"input": "x", "user": "secret", "dimensions": 2, "note": "secret"})
+    two = plan_of(Inference.EMBEDDINGS, {"model": "nick", "input": ["a", "ccc", "bb"], "dimensions": 2})
+    assert isinstance(one, Rows)
+    assert isinstance(two, Rows)
+    assert orjson.loads(merged_body([(two, 0, 2), (one, 0, 1)], "m")) == {
+        "model": "m",
+        "encoding_format": "float",
+        "dimensions": 2,
+        "input": ["ccc", "bb", "x"],
+    }
+    assert not two.raw
+    assert one.raw
+    plain = plan_of(Inference.CLASSIFY, {"input": ["x"]})
+    assert isinstance(plain, Rows)
+    assert merged_body([(plain, 0, 1)], "m") == b'{"model":"m","input":["x"]}'
+    with pytest.raises(AssertionError, match="differ"):
+        merged_body([(one, 0, 1), (plain, 0, 1)], "m")

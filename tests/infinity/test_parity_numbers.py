@@ -128,7 +128,7 @@ COLOURS = [(0, 0, 0), (255, 255, 255), (200, 30, 90), (3, 250, 7)]
         ([], 422),
     ],
 )
-def test_images_go_whole(clip: Pair, path: str, images: list[str] | str, status: int) -> None:
+def test_images_are_split(clip: Pair, path: str, images: list[str] | str, status: int) -> None:
     """Vectors of pictures, up to 32 of them; more, too small, broken or unreachable ones are Infinity's to refuse."""
     clip.proxy.order(4)
     request: dict[str, Any] = {"model": "clip", "input": images, "modality": "image", "encoding_format": "float"}

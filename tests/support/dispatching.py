@@ -10,18 +10,22 @@ Every part that reaches a worker is checked against the invariants of `superviso
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
+import pytest
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.model import LaneOrders, Orders
 from supervisor.core.payload import Inference, read_body
 from supervisor.proxy.dispatcher import Dispatcher, QueueLimits, ServedModel
-from supervisor.proxy.jobs import Job, Reply, WorkerLost
+from supervisor.proxy.jobs import Asker, Job, Reply, WorkerLost
 from supervisor.proxy.refusals import Refusal
 from tests.support import fake_infinity
+
+_NAME = re.compile(rb'"id":"infinity-[0-9a-f-]*"')
 
 
 @dataclass
@@ -31,16 +35,18 @@ class Sent:
     at: float
     rows: list[str]
     body: bytes
+    endpoint: Inference = Inference.EMBEDDINGS
 
 
 class Worker:
-    """A worker that answers every part after `seconds`, unless `script` (by the part's number) raises or answers."""
+    """Answers every part after `seconds` (or what it `takes`), unless `script` raises or answers instead."""
 
     def __init__(self, world: "World", endpoint: Endpoint) -> None:
         self.world = world
         self.endpoint = endpoint
         self.seconds = 1.0
         self.script: Callable[[Sent], Reply | None] = lambda sent: None
+        self.takes: Callable[[Sent], float] = lambda sent: self.seconds
         self.sent: list[Sent] = []
         self.running: list[int] = []
         self.closed = False
@@ -50,12 +56,12 @@ class Worker:
         assert not self.closed, "a part was sent to a worker that is gone"
         request = orjson.loads(body)
         rows = request["documents" if endpoint is Inference.RERANK else "input"]
-        sent = Sent(self.world.now, rows, body)
+        sent = Sent(self.world.now, rows, body, endpoint)
         self.sent.append(sent)
         self.world.check_part(self, len(rows))
         self.running.append(len(rows))
         try:
-            await asyncio.sleep(self.seconds)
+            await asyncio.sleep(self.takes(sent))
             reply = self.script(sent)
         finally:
             self.running.remove(len(rows))
@@ -83,6 +89,9 @@ class Client:
     job: Job | None = None
     answered_at: float | None = None
     expected: bytes = b""
+    deadline: float | None = None
+    told_at: float | None = None
+    """When its outcome stood, before it was written."""
 
     @property
     def done(self) -> bool:
@@ -105,9 +114,11 @@ class Client:
 
     @property
     def right(self) -> bool:
-        """Whether it got exactly what a single worker would have answered to it alone."""
+        """Whether it got exactly, but for the id, what a single worker would have answered to it alone."""
         outcome = self.task.result()
-        return isinstance(outcome, Reply) and outcome.status == 200 and outcome.body == self.expected
+        if not isinstance(outcome, Reply) or outcome.status != 200:
+            return False
+        return _NAME.sub(b"", outcome.body, count=1) == _NAME.sub(b"", self.expected, count=1)
 
 
 class Counter:
@@ -148,10 +159,17 @@ class World:
         self.workers: list[Worker] = []
         self.loosened = False
         self.trickling = False
-        self.orders = Orders()
+        self.own_cpu = 0.0
         self.dispatcher = Dispatcher(
-            self.models, self.limits, self.demanded.append, self.counter, connect=self._connect
+            self.models,
+            self.limits,
+            self.demanded.append,
+            self.counter,
+            connect=self._connect,
+            own_cpu=lambda: self.own_cpu,
         )
+        self.order()
+        self.loosened = False
 
     def _connect(self, endpoint: Endpoint) -> Worker:
         worker = Worker(self, endpoint)
@@ -164,13 +182,24 @@ class World:
         return self.loop.time()
 
     def order(
-        self, batch: int = 16, window: int = 2, *, paused: bool = False, closed: str = "", trickle: int = 0
+        self,
+        batch: int = 16,
+        window: int = 2,
+        *,
+        paused: bool = False,
+        closed: str = "",
+        trickle: int = 0,
+        seconds: float | None = None,
+        hold: float | None = None,
     ) -> None:
-        """New orders for all models; those named in `closed` (a letter each) have their own gate shut."""
+        """New orders for all models; those named in `closed` (a letter each) have their own gate shut.
+
+        `seconds` bounds the parts' length; None leaves the batch size alone in charge.
+        """
         self.loosened = True  # what is at a worker was sent under the orders before
-        lanes = {m.name: LaneOrders(m.name not in closed, batch, window) for m in self.models}
+        lanes = {m.name: LaneOrders(m.name not in closed, batch, window, seconds) for m in self.models}
         self.trickling = bool(trickle)
-        self.orders = Orders(paused, None, lanes, self.trickling, trickle or 1)
+        self.orders = Orders(paused, None, lanes, self.trickling, trickle or 1, hold)
         self.dispatcher.set_orders(self.orders)
 
     def check_part(self, worker: Worker, rows: int) -> None:
@@ -181,6 +210,7 @@ class World:
         assert not closed or self.trickling, "a part left through a closed gate"
         if not self.loosened:
             assert sum(worker.running) + rows <= orders.batch_size * orders.window
+            assert len(worker.running) < orders.window
 
     def up(self, model: str = "a", seconds: float = 1.0) -> Worker:
         """A worker for this model is ready."""
@@ -199,39 +229,43 @@ class World:
         endpoint: Inference = Inference.EMBEDDINGS,
         writing: float = 0.0,
         raw: bytes | None = None,
+        client: str = "",
+        priority: str | None = None,
         **options: object,
     ) -> Client:
-        """A request for so many rows with a deadline `within` seconds; its answer takes `writing` s to write."""
+        """A request for so many rows with a deadline `within` seconds; its answer takes `writing` s to write.
+
+        It comes from `client`, with `priority` in its head.
+        """
         texts = [f"{name or 'x'}{i}" for i in range(rows)]
-        field = "documents" if endpoint is Inference.RERANK else "input"
-        body = raw or orjson.dumps({"model": model, field: texts, "query": "q", **options})
-        client = Client(name, self.loop.create_task(self._request(endpoint, body, within, writing, lambda: client)))
-        client.expected = fake_infinity.answer(endpoint.value, body, model=model or "")[1]
-        return client
+        asked_for = {"query": "q", "documents": texts} if endpoint is Inference.RERANK else {"input": texts}
+        body = raw or orjson.dumps({"model": model, **asked_for, **options})
+        asker = Asker(client, priority, None if within is None else self.now + within)
+        asked = Client(name, self.loop.create_task(self._request(endpoint, body, asker, writing, lambda: asked)))
+        asked.deadline = asker.deadline
+        asked.expected = fake_infinity.answer(endpoint.value, body, model=model or "")[1]
+        return asked
 
     async def _request(
-        self, endpoint: Inference, body: bytes, within: float | None, writing: float, me: Callable[[], Client]
+        self, endpoint: Inference, body: bytes, asker: Asker, writing: float, me: Callable[[], Client]
     ) -> Reply | Refusal:
         """What the HTTP side does for one request."""
         arrived = self.now
         place = None
         client = me()
         try:
-            place = self.dispatcher.admit(len(body))
-            client.job = self.dispatcher.submit(
-                endpoint,
-                read_body(body, "application/json"),
-                place,
-                arrived=arrived,
-                deadline=None if within is None else arrived + within,
-            )
+            place = self.dispatcher.admit(len(body), asker)
+            read = read_body(body, "application/json")
+            client.job = self.dispatcher.submit(endpoint, read, place, arrived=arrived, asker=asker)
             outcome = await client.job.outcome
+            client.told_at = self.now
             await asyncio.sleep(writing)
             return outcome
         except Refusal as refusal:
             return refusal
         finally:
             client.answered_at = self.now
+            client.told_at = client.told_at or self.now
             if place is not None:
                 self.dispatcher.end(place, client.job)
 
@@ -240,12 +274,29 @@ class World:
         for _ in range(8):
             await asyncio.sleep(0)
 
+    def check_lanes(self) -> None:
+        """The order of each queue is sound, its sums are those of its jobs, and no worker idles while it need not."""
+        for lane in self.dispatcher._lanes:
+            lane.queue._fair.check_invariants()
+            jobs = list(lane.queue)
+            assert len(jobs) == len(lane.queue)
+            assert lane.queue.inputs == sum(job.waiting_inputs for job in jobs)
+            assert lane.queue.bytes == sum(job.place.bytes for job in jobs)
+            assert lane.queue.cost == pytest.approx(sum(job.cost for job in jobs))
+            assert lane.inflight == sum(part.inputs for part in lane.parts)
+            may_go = lane.ready and lane.open and not lane.suspended(self.now) and self.orders.cpu_hold is None
+            assert not (may_go and jobs and not lane.parts), "work waits for nothing"
+        hold = self.dispatcher._pump.throttle.hold
+        assert hold._inflight <= self.dispatcher.totals.inflight_parts, "a part that ended is still paid for"
+
     def check_empty(self) -> None:
         """Nothing is left of any request."""
         total = self.dispatcher.totals
         assert (total.queued_requests, total.queued_inputs, total.queued_bytes) == (0, 0, 0)
         assert (total.inflight_parts, total.inflight_inputs, total.leases) == (0, 0, 0)
         assert self.dispatcher.reserved == (0, 0)
+        hold = self.dispatcher._pump.throttle.hold
+        assert (hold._inflight, hold._predicted, hold._reserved) == (0, 0, 0), "parts that ended are still paid for"
 
 
 @contextlib.asynccontextmanager

@@ -24,6 +24,7 @@ def status() -> Json:
         "paused": True,
         "reason": "memory 91.2 % ≥ 90 %",
         "external_pressure": False,
+        "external_load": False,
         "signals": {
             "cpu": {"percent": 12.5, "rung": "normal", "age_s": 0.3, "trend_per_min": 0.4, "drill": False},
             "memory": {"percent": 91.2, "rung": "pause", "age_s": 0.1, "trend_per_min": -2.0, "drill": True},

@@ -40,15 +40,21 @@ class FakeDemand:
 
 @dataclass
 class FakeLanes:
-    """Remembers the orders it was given."""
+    """Remembers the orders and the looks at the CPU that it was given."""
 
     wanted: dict[str, FakeDemand] = field(default_factory=dict)
     given: list[Orders] = field(default_factory=list)
     refused: list[tuple[str, str, float | None]] = field(default_factory=list)
+    cpu: list[tuple[float | None, float]] = field(default_factory=list)
+    external_load: bool = False
 
     def set_orders(self, orders: Orders) -> None:
         """Noted."""
         self.given.append(orders)
+
+    def observe_cpu(self, busy: float | None, cores: float, now: float) -> None:
+        """Noted."""
+        self.cpu.append((busy, cores))
 
     def demand(self) -> Mapping[str, FakeDemand]:
         """As set."""
@@ -162,6 +168,10 @@ class House:
     def worker_use(self, pgids: Mapping[str, int], now: float) -> Mapping[str, WorkerUse]:
         """Half a GiB for each."""
         return {name: WorkerUse(0.0, GIB // 2) for name in pgids}
+
+    def own_cpu(self) -> float:
+        """The workers do nothing."""
+        return 0.0
 
     def passes(self, seconds: float) -> None:
         """Let time pass; the control loop looks ten times a second."""

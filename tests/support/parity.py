@@ -90,7 +90,7 @@ class Proxy:
         """Other part sizes from now on."""
 
         async def give() -> None:
-            lanes = {name: LaneOrders(True, batch, window) for name in self._workers}
+            lanes = {name: LaneOrders(True, batch, window, None) for name in self._workers}
             self.dispatcher.set_orders(Orders(lanes=lanes))
 
         self._call(give())

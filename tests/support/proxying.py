@@ -11,7 +11,9 @@ import orjson
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.model import LaneOrders, ModelState, Orders
-from supervisor.proxy.dispatcher import Dispatcher, QueueLimits, ServedModel
+from supervisor.proxy.admission import Place
+from supervisor.proxy.dispatcher import NOBODY, Dispatcher, QueueLimits, ServedModel
+from supervisor.proxy.jobs import Asker
 from supervisor.proxy.server import ModelEntry, ProxyServer
 from tests.support.fake_infinity import FakeInfinity, answer
 
@@ -55,6 +57,19 @@ class Answer:
         return orjson.loads(self.body)
 
 
+class Recorded(Dispatcher):
+    """A dispatcher that remembers who asked, in the order in which they did."""
+
+    def __init__(self, *args: Any) -> None:
+        self.askers: list[Asker] = []
+        super().__init__(*args)
+
+    def admit(self, size: int, asker: Asker = NOBODY) -> Place:
+        """Remembered, whatever comes of it."""
+        self.askers.append(asker)
+        return super().admit(size, asker)
+
+
 class Setup:
     """A proxy for the model "m" (alias "nick"); `fake` is its worker once `attach` was called."""
 
@@ -63,7 +78,7 @@ class Setup:
         self.counter = Counter()
         self.demanded: list[str] = []
         self.entries = [ModelEntry(m.name, ModelState.STOPPED, "debugengine", 32) for m in models]
-        self.dispatcher = Dispatcher(models, limits, self.demanded.append, self.counter)
+        self.dispatcher = Recorded(models, limits, self.demanded.append, self.counter)
         self.server = ProxyServer(self.dispatcher, "127.0.0.1:0", max_body_bytes, lambda: self.entries, self.counter)
         self.session = aiohttp.ClientSession(auto_decompress=False)
 
@@ -91,14 +106,19 @@ class Setup:
             received = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, received, await response.read())
 
+    @property
+    def rows(self) -> list[list[str]]:
+        """The inputs of each part that reached the worker, in the order in which they came."""
+        return [orjson.loads(seen.body)["input"] for seen in self.fake.seen]
+
     async def embed(self, *texts: str, **headers: str) -> Answer:
         """Embeddings for these texts."""
         return await self.request("POST", "/embeddings", {"model": "m", "input": list(texts)}, **headers)
 
     @contextlib.asynccontextmanager
-    async def raw(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A bare connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+    async def raw(self, address: str = "127.0.0.1") -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A bare connection from this address."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port, local_addr=(address, 0))
         try:
             yield reader, writer
         finally:

@@ -1,0 +1,81 @@
+"""How large one model's next part may be, and how many may be at its worker: what was learned from those before.
+
+Owns what is learned of one model: what its parts take, and whether a wider window gains anything.
+"""
+
+import math
+from typing import Final
+
+from supervisor.core.cost import CostModel
+from supervisor.core.model import LaneOrders
+from supervisor.core.payload import Inference
+from supervisor.core.window import Window
+from supervisor.proxy.jobs import Part
+
+# The pace is a mean over about so many seconds of work: smooth over single parts, quick enough to follow a CPU hold.
+PACE_SECONDS: Final = 5.0
+
+
+class Sizing:
+    """Sizes for one lane. A worker runs its parts one after the other, in the order in which they came."""
+
+    __slots__ = ("_backlog_since", "_cost", "_done", "_free_at", "_seconds", "_window")
+
+    def __init__(self, now: float) -> None:
+        # Texts, images and audio of one model have prices of their own.
+        self._cost = {kind: CostModel() for kind in Inference}
+        self._window = Window()
+        self._free_at = now  # since when the worker has run nothing older than the oldest part it has now
+        # Cost answered and seconds it took, both fading. They count from one answer to the next while others wait, so
+        # the time that a CPU hold takes counts too; the time of a closed gate does not.
+        self._done = 0.0
+        self._seconds = 0.0
+        self._backlog_since: float | None = None
+
+    def worker_changed(self, now: float) -> None:
+        """Another process runs the model: what it has learned to take stays, what it is busy with does not."""
+        self._free_at = now
+
+    def window(self, orders: LaneOrders) -> int:
+        """The most parts that may be at the worker now."""
+        self._window.limit(orders.window)
+        return self._window.size
+
+    def busy(self, working: bool, now: float) -> None:
+        """Whether the worker has anything to do: a trial of another window counts only while it always has."""
+        self._window.busy(working, now)
+
+    def rows(self, endpoint: Inference, longest: int, orders: LaneOrders) -> int:
+        """How many rows of at most `longest` characters may leave as one part; at least 1."""
+        if orders.part_seconds is None:
+            return orders.batch_size
+        return self._cost[endpoint].rows_within(orders.part_seconds, longest, orders.batch_size)
+
+    def core_seconds(self, part: Part) -> float:
+        """What CPU time a part is expected to use."""
+        return self._cost[part.endpoint].core_seconds(part.inputs, part.longest)
+
+    def answered(self, part: Part, backlog: bool, now: float, core_seconds: float | None = None) -> None:
+        """A part was answered; `backlog`: others waited for it. `core_seconds`: the CPU it used, where known."""
+        seconds = now - max(part.sent_at, self._free_at)
+        self._free_at = now
+        passed = seconds if self._backlog_since is None else now - self._backlog_since
+        self._backlog_since = now if backlog else None
+        fading = math.exp(-passed / PACE_SECONDS)
+        self._done = self._done * fading + part.cost
+        self._seconds = self._seconds * fading + passed
+        cost = self._cost[part.endpoint]
+        self._window.answered(cost.units(part.inputs, part.longest), now)
+        cost.note(part.inputs, part.longest, seconds, core_seconds)
+
+    def seconds_for(self, cost: float) -> float:
+        """How long so much cost takes at the pace of late; 0 while nothing is known."""
+        return cost * self._seconds / self._done if self._done else 0.0
+
+    def interrupted(self) -> None:
+        """The gate was closed: what passes until the next answer is no measure of the pace."""
+        self._backlog_since = None
+
+    def refused(self, now: float) -> None:
+        """A part was refused by the worker, which says nothing about what it would have taken."""
+        self._free_at = now
