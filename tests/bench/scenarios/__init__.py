@@ -1,0 +1,17 @@
+"""All scenarios, in the order in which they run: those with the same set-up follow each other and share its start."""
+
+from tests.bench.scenario import Scenario
+from tests.bench.scenarios import big, growing, held, hold, leave, overload, small
+
+SCENARIOS: tuple[Scenario, ...] = (
+    *small.DEBUG,
+    *big.SCENARIOS,
+    *small.DEFAULTS,
+    *small.MINILM,
+    *hold.SCENARIOS,
+    *leave.SCENARIOS,
+    *overload.SCENARIOS,
+    *held.SCENARIOS,
+    *growing.SCENARIOS,
+)
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
