@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 import structlog
 
 from supervisor import world
+from supervisor.backstop import CpuBackstop
 from supervisor.core.assessment import Assessment, Transition
 from supervisor.core.batch import BatchSizeController
 from supervisor.core.drill import Drills
+from supervisor.core.headroom import Headroom
 from supervisor.core.ladder import Ladder, OwnUse
-from supervisor.core.model import Known, LaneOrders, ModelState, ModelView, Orders, Rung, Sample, Signal, WorkerUse
-from supervisor.core.plan import WINDOW, Planner, host_rung
+from supervisor.core.model import Known, ModelState, ModelView, Orders, Rung, Sample, Signal, WorkerUse
+from supervisor.core.plan import Planner, hands_off, host_rung
 from supervisor.core.policy import Policy
 from supervisor.core.residency import Cause, Load, ModelMemoryManager, Refuse, Step, Unload
 from supervisor.core.sentences import Action
@@ -54,16 +56,19 @@ class Controller:
         journal: Journal,
         clock: Callable[[], float],
         on_tick: Callable[["Controller"], None] = lambda _: None,
+        backstop: CpuBackstop | None = None,
     ) -> None:
         self.policy = policy
         self.models = tuple(models)
         self.sampler, self.lanes, self.workers, self.journal = sampler, lanes, workers, journal
         self.clock = clock
         self.on_tick = on_tick
+        self.backstop = backstop or CpuBackstop()
         self.ladder = Ladder(policy.thresholds)
         self.batch = BatchSizeController(policy.batch)
         self.residency = ModelMemoryManager(policy.residency)
         self.planner = Planner()
+        self.headroom = Headroom()
         self.drills = Drills()
         self.history: deque[dict[str, object]] = deque(maxlen=policy.history_size)
         self.operator_pause: float | None = None  # until when, on the clock; inf = until resumed
@@ -140,7 +145,7 @@ class Controller:
         self.tick(self.clock())
         loop = asyncio.get_running_loop()
         while True:
-            due = (self.sample.at if self.sample else self.clock()) + RAW_INTERVAL
+            due = (self.sample.at if self.sample else self.clock()) + self.ladder.look_interval
             # A timer and no asyncio.timeout(): an exception for each look was a quarter of an idle daemon's CPU.
             timer = loop.call_later(max(0.0, due - self.clock()), self._woken.set)
             await self._woken.wait()
@@ -169,6 +174,7 @@ class Controller:
         sample = self.sampler.sample(now)
         busy = sample.cpu.value / 100 * sample.cores if isinstance(sample.cpu, Known) else None
         self.lanes.observe_cpu(busy, sample.cores, now)
+        self.backstop.observe(busy, now)
         self.sample, drilled = self.drills.apply(sample, now)
         self.ladder.observe(self.sample, drilled, now)
 
@@ -189,7 +195,9 @@ class Controller:
         self.assessment = self.ladder.assess(now, self.lanes.longest_part(now), own)
         self._tell_ladder(self.assessment)
         self._step_batch(self.assessment, now)
-        self._give_orders(self.assessment, views, now)
+        self._give_orders(self.assessment, self.sample, views, now)
+        pause = self.policy.thresholds[Signal.CPU].pause
+        self.backstop.follow(self.sample.cores, pause, self.orders.cpu_hold, now)
         self.reconcile()
         self.history.append(self._row(self.assessment))
         self.ticked_at = now
@@ -267,8 +275,8 @@ class Controller:
                 outcome=OBSERVED if self.policy.observe else None,
             )
 
-    def _give_orders(self, assessment: Assessment, views: Sequence[ModelView], now: float) -> None:
-        self.orders = self.planner.orders(
+    def _give_orders(self, assessment: Assessment, sample: Sample, views: Sequence[ModelView], now: float) -> None:
+        orders = self.planner.orders(
             assessment,
             views,
             self.policy.batch,
@@ -279,7 +287,11 @@ class Controller:
             longest_part=self.lanes.longest_part(now),
         )
         if self.policy.observe:
-            self.orders = _hands_off(self.orders, self.policy.batch.maximum, self.operator_pause is not None)
+            self.orders = hands_off(orders, self.policy.batch.maximum, self.operator_pause is not None)
+        else:
+            memory, state = self.policy.thresholds[Signal.MEMORY], assessment.signals.get(Signal.MEMORY)
+            drilled = state is not None and state.drilled
+            self.orders = self.headroom.put(orders, sample, memory, views, self.use, drilled)
         self.lanes.set_orders(self.orders)
 
     def _act(self, step: Step) -> None:
@@ -319,13 +331,6 @@ class Controller:
             "queue": sum(d.queued_requests for d in demand),
             "inflight": sum(d.inflight_inputs for d in demand),
         }
-
-
-def _hands_off(orders: Orders, batch_size: int, paused: bool) -> Orders:
-    """Orders that touch nothing: every part as large as Infinity's own batch, the CPU not held, every gate open unless
-    an operator, who was not asked to observe, holds them shut."""
-    lanes = {name: LaneOrders(not paused, batch_size, WINDOW, None) for name in orders.lanes}
-    return Orders(paused=paused, reason=orders.reason, lanes=lanes)
 
 
 def _evidence(transition: Transition | None) -> dict[str, object]:

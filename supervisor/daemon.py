@@ -19,6 +19,7 @@ import uvloop
 from supervisor import __version__, wiring
 from supervisor import log as logs
 from supervisor.admin.server import AdminServer
+from supervisor.backstop import CpuBackstop
 from supervisor.config import ConfigError, Fault, Settings, diff, effective, load, with_fixed_kept
 from supervisor.control import Control
 from supervisor.controller import Controller
@@ -31,7 +32,9 @@ from supervisor.proxy.dispatcher import Dispatcher
 from supervisor.proxy.server import ProxyServer
 from supervisor.sense.infinity import InfinityQueues
 from supervisor.sense.monitor import Monitor
+from supervisor.sense.peak import PeakMemory
 from supervisor.state import OperatorPause, StateDir, default_root
+from supervisor.workers.cgroup import Subtree
 from supervisor.workers.pool import WorkerPool
 from supervisor.workers.records import Records
 
@@ -108,15 +111,21 @@ class Daemon:
 
         self.metrics = Metrics(model.name for model in settings.models)
         self.journal = Journal()
+        subtree = Subtree.find()
+        subtree.open()
+        stack.push_async_callback(subtree.close)
         self.monitor = Monitor(settings.resource_monitor.scope)
         self.monitor.start()
         stack.callback(lambda: self.monitor.close())
+        peaks = PeakMemory()
+        stack.callback(peaks.close)
         self.dispatcher = Dispatcher(
             wiring.served_models(settings),
             wiring.queue_limits(settings, total_memory),
             lambda _: self.controller.poke(),
             self.metrics,
             own_cpu=lambda: self.monitor.own_cpu(),
+            peaks=peaks,
         )
         self.pool = WorkerPool(
             wiring.worker_specs(settings),
@@ -125,6 +134,7 @@ class Daemon:
             on_change=lambda: self.controller.poke(),
             records=Records(state.path / "workers.json"),
             hooks=self.metrics,
+            subtree=subtree,
         )
         self.controller = Controller(
             settings.policy(),
@@ -135,6 +145,7 @@ class Daemon:
             self.journal,
             loop.time,
             self._count,
+            CpuBackstop(subtree),
         )
         queues = InfinityQueues(self.dispatcher.ready_workers)
         pause_file = OperatorPause(state.path / "pause.json")

@@ -69,6 +69,7 @@ def served_models(settings: Settings) -> tuple[ServedModel, ...]:
             name=model.name,
             aliases=tuple(model.aliases),
             max_inputs=_max_inputs(settings, model),
+            batch_size=settings.batch_controller.max_batch_size,
             counts_characters=_counts_characters(settings, model),
         )
         for model in settings.models

@@ -68,7 +68,7 @@ def drill(body: Mapping[str, Any]) -> tuple[dict[str, float], float]:
         raise BadRequest(f"seconds is {seconds:g}; allowed: 0 (ends the drill) to {MAX_DRILL:g}")
     signals = body.get("signals", {})
     if not isinstance(signals, dict):
-        raise BadRequest(f"signals must be an object like {{\"memory\": 96}}, not {_kind(signals)}")
+        raise BadRequest(f'signals must be an object like {{"memory": 96}}, not {_kind(signals)}')
     for name, value in signals.items():
         if name not in _SIGNALS:
             raise BadRequest(f"unknown signal {_quoted(name)}; allowed: {', '.join(_SIGNALS)}")

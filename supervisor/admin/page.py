@@ -161,7 +161,7 @@ def _models(models: Sequence[Mapping[str, Any]]) -> str:
         return "<p>No models are configured.</p>"
     head = "".join(f"<th>{column}</th>" for column in _MODEL_COLUMNS)
     rows = "\n".join(_model(model) for model in models)
-    return f'<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>'
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table>"
 
 
 def _model(model: Mapping[str, Any]) -> str:

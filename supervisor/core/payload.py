@@ -211,6 +211,14 @@ class Rows:
             return self.raw
         return self._opening + orjson.dumps(self.take(start, stop)) + b"}"
 
+    def beginning(self, endpoint: Inference, position: int, characters: int) -> bytes:
+        """The body that asks for the first `characters` characters of one row, of its query first where it has one."""
+        fields = orjson.loads(self.raw or self._opening + b"[]}")
+        if self._query:
+            fields["query"] = fields["query"][:characters]
+        row = self._rows[position][: max(1, characters - self._query)]
+        return orjson.dumps({**fields, _ROWS_FIELD[endpoint]: [row]})
+
     def merge(self) -> Merge:
         """An empty answer that takes the answers to the parts, in any order."""
         return Merge(self.shape, self.inputs, self.order, self._top_n)

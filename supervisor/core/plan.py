@@ -159,3 +159,10 @@ def signal_rung(assessment: Assessment, signal: Signal) -> Rung:
     """One signal's rung; normal where it could never be read."""
     state = assessment.signals.get(signal)
     return Rung.NORMAL if state is None or state.rung is None else state.rung
+
+
+def hands_off(orders: Orders, batch_size: int, paused: bool) -> Orders:
+    """Orders that touch nothing: every part as large as Infinity's own batch, the CPU not held, every gate open unless
+    an operator, who was not asked to observe, holds them shut."""
+    lanes = {name: LaneOrders(not paused, batch_size, WINDOW, None) for name in orders.lanes}
+    return Orders(paused=paused, reason=orders.reason, lanes=lanes)

@@ -18,12 +18,15 @@ from supervisor.proxy.admission import Admission, Place, QueueLimits
 from supervisor.proxy.bell import Bell
 from supervisor.proxy.hosting import Hosting
 from supervisor.proxy.jobs import Asker, Connect, Job
-from supervisor.proxy.lane import Lane, ServedModel
+from supervisor.proxy.lane import Lane
 from supervisor.proxy.lanes import Demand, Lanes
 from supervisor.proxy.observer import NullObserver, ProxyObserver
+from supervisor.proxy.part_room import Rooms
 from supervisor.proxy.pump import Pump
 from supervisor.proxy.refusals import Reason, Refusal
+from supervisor.proxy.served_model import ServedModel
 from supervisor.proxy.upstream import HttpWorker
+from supervisor.proxy.worker_memory import Peaks
 
 __all__ = ["Demand", "Dispatcher", "QueueLimits", "ServedModel"]
 
@@ -34,7 +37,8 @@ SHUTTING_DOWN: Final = "The supervisor is shutting down. Try again in a few seco
 class Dispatcher(Hosting):
     """One lane per model. `on_demand(model)` is called when a request waits for a model without a ready worker.
 
-    `own_cpu` counts the core-seconds that our workers have used so far, for the CPU hold.
+    `own_cpu` counts the core-seconds that our workers have used so far, for the CPU hold; `peaks` looks at the memory
+    of their processes, so that parts to come fit (None: nobody looks).
 
     For every request: `admit`, then `submit`, then `job.outcome`; and `end`, whatever happened in between.
     """
@@ -48,10 +52,12 @@ class Dispatcher(Hosting):
         *,
         connect: Connect = HttpWorker,
         own_cpu: Callable[[], float] = lambda: 0.0,
+        peaks: Peaks | None = None,
     ) -> None:
         bell = Bell()
         pump = Pump(asyncio.get_running_loop(), observer or NullObserver(), bell, own_cpu)
-        super().__init__(Lanes(), pump, bell, connect, on_demand)
+        self._rooms = Rooms(peaks)
+        super().__init__(Lanes(self._rooms), pump, bell, connect, on_demand)
         self._admission = Admission(limits, self.drain_estimate)
         self._orders = Orders()
         self._jobs: dict[Job, Lane] = {}
@@ -134,10 +140,11 @@ class Dispatcher(Hosting):
         """
         lane = None if job is None else self._jobs.pop(job, None)
         if job is not None and lane is not None:
+            waited = job.waiting_inputs
             self._pump.drop(lane, job)
             lane.end_lease(job)
-            # The next one may be smaller than the one that left and fit where that did not.
-            self._pump.run(lane)
+            if waited:  # the next one may be smaller than the one that left and fit where that did not
+                self._pump.run(lane)
         place.give_back()
         self._bell.ring()
 
@@ -151,8 +158,11 @@ class Dispatcher(Hosting):
         """The state the data plane is to be in from now on."""
         self._orders = orders
         default = LaneOrders()
+        grown = 0
         for lane in self._lanes:
             lane.set_orders(orders.lanes.get(lane.model.name, default), orders.paused)
+            grown += lane.room.sampled(lane.orders)
+        self._rooms.host.set(orders.memory_room, orders.memory_last, grown)
         # Only now: a hold that ends lets go what it held, and that is to leave under the new orders.
         self._pump.throttle.set_target(orders.cpu_hold, self._cores)
         for lane in self._lanes:

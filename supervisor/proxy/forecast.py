@@ -51,6 +51,9 @@ def _refusal(lane: Lane, asker: Asker, priority: Priority, cost: float, max_wait
     if not (lane.ready and lane.open) or not len(lane.queue):
         return None
     running, queue, seconds_for = lane.running_cost, lane.queue, lane.sizing.seconds_for
+    enough = max_wait if asker.deadline is None else min(max_wait, SURE_OF_TIME * (asker.deadline - now))
+    if seconds_for(running + queue.cost + cost) <= enough:  # even behind all others: nothing more is asked for most
+        return None
     seconds = seconds_for(running + queue.cost_ahead(asker.client, priority, 0.0))
     if seconds > max_wait:  # 1
         why = f"about {seconds:.0f} s behind others, {max_wait:.0f} may (queue.max_wait)"

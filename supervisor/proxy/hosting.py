@@ -10,10 +10,11 @@ from typing import Any
 from supervisor.core.endpoint import Endpoint
 from supervisor.proxy.bell import Bell
 from supervisor.proxy.jobs import Connect, Job
-from supervisor.proxy.lane import Grants, Lane, Unavailable
+from supervisor.proxy.lane import Grants, Lane
 from supervisor.proxy.lanes import Lanes
 from supervisor.proxy.pump import Pump
 from supervisor.proxy.refusals import Reason, Refusal
+from supervisor.proxy.served_model import Unavailable
 
 
 class Hosting:
@@ -69,12 +70,15 @@ class Hosting:
             lane.set_grants(Grants.NONE, self._loop.time())
         return lane.idle
 
-    def detach(self, model: str) -> None:
-        """The worker is gone, or about to be killed: what it had waits again, before all else."""
+    def detach(self, model: str, killed: bool = False) -> None:
+        """The worker is gone, or about to be killed: what it had waits again, before all else.
+
+        `killed`: it was killed already, and not by us, which counts against the memory that its parts may take.
+        """
         lane = self._lanes.of(model)
         if lane is None or lane.client is None:
             return
-        self._take_back(lane)
+        self._take_back(lane, killed)
         if lane.retired:
             self.retire(lane)
             self._lanes.remove(lane)
@@ -149,10 +153,10 @@ class Hosting:
                 self._take_back(lane)
         await asyncio.gather(*self._closing)
 
-    def _take_back(self, lane: Lane) -> None:
+    def _take_back(self, lane: Lane, killed: bool = False) -> None:
         client = lane.client
         assert client is not None, "called for attached workers"
-        self._pump.take_back(lane)
+        self._pump.take_back(lane, killed)
         self._in_background(client.close())
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

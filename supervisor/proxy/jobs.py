@@ -8,12 +8,14 @@ import asyncio
 from collections import deque
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
 
 from supervisor.core.answer import Answer, cut
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.fair_queue import Priority
 from supervisor.core.merge import Merge, MergeError
+from supervisor.core.part_memory import Oversize
 from supervisor.core.payload import Inference, Plan, Rows, merged_body
 from supervisor.proxy.admission import Place
 from supervisor.proxy.refusals import Reason, Refusal
@@ -27,13 +29,15 @@ SHORTEST: Final = 64
 LONGEST_UNREAD: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Reply(NamedTuple):
     """What a worker answered to a part. `headers` are those a client is to see, lower case."""
 
     status: int
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = NO_HEADERS
 
     @property
     def ok(self) -> bool:
@@ -65,8 +69,7 @@ class Connect(Protocol):
     def __call__(self, endpoint: Endpoint, /) -> WorkerClient: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(NamedTuple):
     """Who asks, how urgently and until when: what of a request's head matters for its turn.
 
     `client` tells clients apart, by key or address; `deadline` is on the loop's clock; `headers` are for the worker.
@@ -76,7 +79,7 @@ class Asker:
     client: str = ""
     priority: str | None = None
     deadline: float | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = NO_HEADERS
     mergeable: bool = True
 
 
@@ -111,10 +114,12 @@ class Part:
     """What goes to a worker as one request: slices of one or more jobs for the same endpoint with the same options.
 
     `longest` in characters, `cost` as the queue counts it; `core_seconds` is what the CPU hold was charged for it.
+    `trial`: only the first so many characters of one row go, to see what they take; the answer is nobody's.
     """
 
     slices: list[Slice]
     sent_at: float
+    trial: int | None = None
     inputs: int = field(init=False)
     longest: int = field(init=False)
     cost: float = field(init=False)
@@ -125,6 +130,8 @@ class Part:
         self.inputs = sum(piece.rows for piece in self.slices)
         self.longest = max(piece.longest for piece in self.slices)
         self.cost = sum(piece.cost for piece in self.slices)
+        if self.trial is not None:
+            self.longest, self.cost = self.trial, float(max(SHORTEST, self.trial))
 
     @property
     def endpoint(self) -> Inference:
@@ -146,6 +153,8 @@ class Part:
         if self.shared:
             return merged_body([(_rows(piece), piece.start, piece.stop) for piece in self.slices], model)
         (piece,) = self.slices
+        if self.trial is not None:
+            return _rows(piece).beginning(self.endpoint, piece.start, self.trial)
         return piece.job.plan.part(piece.start, piece.stop)
 
     def answers(self, reply: Reply) -> list[Answer] | None:
@@ -166,7 +175,7 @@ class Job:
 
     `outcome` gets a Reply or a Refusal, once. Slices are in `waiting`, in running parts, or done; the sum never changes
     until the job ends. `started`: some of it is at a worker or was answered; `leased`: it holds its worker. `key`: jobs
-    with the same one may share a part; None shares with nobody.
+    with the same one may share a part; None shares with nobody. `short`: what it lacks while it waits for memory.
     """
 
     __slots__ = (
@@ -175,6 +184,7 @@ class Job:
         "asker",
         "asleep_mark",
         "client",
+        "cost",
         "endpoint",
         "first_sent",
         "key",
@@ -186,6 +196,7 @@ class Job:
         "priority",
         "ready_mark",
         "running",
+        "short",
         "started",
         "timer",
         "unread",
@@ -218,6 +229,7 @@ class Job:
         self.running = 0
         self.leased = False
         self.started = False
+        self.short: Oversize | None = None
         self.first_sent: float | None = None
         self.timer: asyncio.TimerHandle | None = None
         # Where its lane's clocks stood when it began to wait (see Patience).
@@ -225,14 +237,10 @@ class Job:
         self.asleep_mark = 0.0
         self._merge: Merge | None = None
         self.unread = 0 if plan.divisible else min(LONGEST_UNREAD, len(plan.raw) // plan.inputs)
+        self.cost = self.waiting[0].cost  # of what waits, as its slices count it
         # Classes never share a part: a one-line query is not to wait for the bulk that happens to leave with it.
         shares = plan.key if asker.mergeable and isinstance(plan, Rows) else None
         self.key: Hashable | None = None if shares is None else (shares, priority)
-
-    @property
-    def cost(self) -> float:
-        """What of it still waits, as its slices count it."""
-        return sum(piece.cost for piece in self.waiting)
 
     @property
     def done(self) -> bool:
@@ -246,17 +254,21 @@ class Job:
             self.waiting.appendleft(Slice(self, piece.start + rows, piece.stop, piece.sends))
             piece.stop = piece.start + rows
         self.waiting_inputs -= piece.rows
+        # Not a difference: rows leave longest first, so what remains of a slice costs less than its share.
+        self.cost = sum(rest.cost for rest in self.waiting) if self.waiting else 0.0
         return piece
 
     def put_back(self, piece: Slice) -> None:
         """These rows wait again, before the others."""
         self.waiting.appendleft(piece)
         self.waiting_inputs += piece.rows
+        self.cost += piece.cost
 
     def drop_waiting(self) -> None:
         """None of its rows shall leave any more."""
         self.waiting.clear()
         self.waiting_inputs = 0
+        self.cost = 0.0
 
     def absorb(self, piece: Slice, answer: Answer | None, reply: Reply) -> Reply | Refusal | None:
         """Takes the answer to some of its rows, from a worker's reply to their part; the outcome, once there is one.

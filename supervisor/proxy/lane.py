@@ -10,43 +10,25 @@ A request that goes whole obeys the second where it can; where it is larger than
 has nothing else.
 """
 
-from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 from typing import Final
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.model import LaneOrders
-from supervisor.core.payload import DEFAULT_MAX_INPUTS
 from supervisor.proxy.jobs import MAX_SENDS, Job, Part, Slice, WorkerClient
+from supervisor.proxy.part_room import FREE, PartRoom, Ration, Rooms
 from supervisor.proxy.patience import CLOSE_ENOUGH, Patience
 from supervisor.proxy.queue import JobQueue
+from supervisor.proxy.served_model import ServedModel, Unavailable
 from supervisor.proxy.sizing import Sizing
 
 # After a worker could not be reached: how long its lane pauses, and how far that doubles (s). The pool sees a process
 # that ended within milliseconds and detaches it; this is for one that lives and refuses, such as one that is ending.
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model as clients know it. `max_inputs` is its worker's INFINITY_MAX_CLIENT_BATCH_SIZE.
-
-    `counts_characters`: its usage is a sum of characters, so that of a shared part can be split.
-    """
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    max_inputs: int = DEFAULT_MAX_INPUTS
-    counts_characters: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Unavailable:
-    """Why no worker can be had; `until` is when the next attempt begins, None = not before somebody intervenes."""
-
-    reason: str
-    until: float | None
+# How many of those that wait are looked at for one that fits, while the first is too long for the memory there is.
+LOOK_BEHIND: Final = 256
 
 
 class Grants(Enum):
@@ -60,12 +42,14 @@ class Grants(Enum):
 class Lane:
     """The state of one model. Its worker is ready while it is attached and grants go to all."""
 
-    def __init__(self, model: ServedModel, now: float) -> None:
+    def __init__(self, model: ServedModel, rooms: Rooms, now: float) -> None:
         self.model = model
         self.queue = JobQueue()
         self.sizing = Sizing(now)
         self.shares = model.counts_characters  # until an answer could not be told apart by request
         self.parts: set[Part] = set()
+        self.room = PartRoom(rooms, self.parts, model.batch_size)
+        self.ration = FREE  # of the job that `next_job` gave
         self.inflight = 0
         self.running_cost = 0.0
         self.leases = 0
@@ -123,6 +107,7 @@ class Lane:
         self.trouble = None
         self.shares = self.model.counts_characters
         self.sizing.worker_changed(now)
+        self.room.attached()
         self._suspended_until, self._pause = now, FIRST_PAUSE
         self.set_grants(Grants.ALL, now)
 
@@ -131,10 +116,11 @@ class Lane:
         self._patience.tick(self.ready, now)
         self.grants = grants
 
-    def detach(self, now: float) -> list[Job]:
+    def detach(self, killed: bool, now: float) -> list[Job]:
         """The worker is gone: all it had waits again, first. Returns the jobs whose rows it had once too often.
 
-        It counts against a part only when the worker went by itself, not when it was being drained.
+        It counts against a part only when the worker went by itself, not when it was being drained. `killed` as
+        `PartRoom.detached` takes it.
         """
         counted = self.grants is Grants.ALL
         self.set_grants(Grants.NONE, now)
@@ -142,6 +128,7 @@ class Lane:
         pieces = [piece for part in self.parts for piece in part.slices]
         for part in tuple(self.parts):
             self._forget(part)
+        self.room.detached(killed)
         exhausted = self._put_back(pieces, counted)
         for piece in pieces:
             self._mark(piece.job, now)
@@ -155,6 +142,7 @@ class Lane:
         What was not even sent goes on with the wait it had begun, so a worker that can't be reached is no endless one.
         """
         self._forget(part)
+        self.room.lost(part, sent)
         if sent:
             for piece in part.slices:
                 self._mark(piece.job, now)
@@ -175,18 +163,29 @@ class Lane:
         self.queue.add(job)
 
     def next_job(self, now: float) -> Job | None:
-        """The job of which a part may leave now; None when nothing may."""
+        """The job of which a part may leave now; None when nothing may. What of it may, `ration` tells.
+
+        Memory is asked last: its first answer may be that this job's next row will never fit.
+        """
         if self.client is None or self.grants is Grants.NONE or not self.open or self.suspended(now):
             return None
-        if self.parts and len(self.parts) >= self.sizing.window(self.orders):
+        places = len(self.parts)
+        crowded = places > 0 and places >= self.sizing.window(self.orders)
+        if crowded and (places >= self.orders.window or self.queue.inputs < self.orders.batch_size):
             return None
         job = self._leased() if self.grants is Grants.LEASED else self.queue.first()
-        if job is None:
+        if job is None or (crowded and not self.sizing.quick(job, self.orders, places)):
             return None
         rows = self._most(job)
         if self.inflight and self.inflight + rows > self.orders.batch_size * self.orders.window:
             return None
-        return job
+        self.ration = self._ration(job)
+        if self.ration.rows or self.ration.never:
+            return job
+        if self.ration.short is None:
+            return None
+        self._waits_for_memory(job, self.ration, now)
+        return self._one_that_fits(job) if self.grants is Grants.ALL else None
 
     def cut(self, job: Job, now: float) -> Part:
         """A part of this job, taken from the queue, and of those that may share it.
@@ -194,33 +193,43 @@ class Lane:
         The next in line join as long as the part stays within the batch size and `part_seconds`, which is asked anew
         with each, since every row is padded to the longest.
         """
-        piece = self.queue.take(job, self._most(job))
+        most, up_to, trial, _, _ = self.ration
+        if trial is not None:
+            return self._part([self.queue.take(job, 1)], now, trial)
+        piece = self.queue.take(job, min(most, self._most(job)))
         slices, inputs, longest = [piece], piece.rows, piece.longest
         if self.shares and self.grants is Grants.ALL and job.plan.divisible:
-            while (other := self.queue.next_like(job)) is not None:
-                longest = max(longest, other.waiting[0].longest)
-                room = self.sizing.rows(job.endpoint, longest, self.orders) - inputs
-                if room <= 0:
-                    break
-                piece = self.queue.take(other, room)
+            most = min(most, self.sizing.rows(job.endpoint, longest, self.orders))
+            while inputs < most and (other := self.queue.next_like(job)) is not None:
+                if other.waiting[0].longest > longest:
+                    longest = other.waiting[0].longest
+                    most = min(most, self.sizing.rows(job.endpoint, longest, self.orders))
+                    if inputs >= most or longest > up_to:
+                        break
+                piece = self.queue.take(other, most - inputs)
                 slices.append(piece)
                 inputs += piece.rows
         return self._part(slices, now)
 
     def trickles(self, now: float) -> bool:
         """Whether one small part may pass the closed gate: not while one is at the worker, for that is progress."""
-        return self.ready and not self.open and not self.parts and len(self.queue) > 0 and not self.suspended(now)
+        job = self.queue.first()
+        if job is None or not self.ready or self.open or self.parts or self.suspended(now):
+            return False
+        self.ration = self.room.trickle(job.endpoint, job.waiting[0].longest, job.plan.divisible)
+        return self.ration.rows > 0
 
     def trickle_part(self, size: int, now: float) -> Part:
-        """One part of at most `size` inputs of the job whose turn it is, gate or not."""
+        """One part of at most `size` inputs of the job whose turn it is, gate or not; as `trickles` said just now."""
         job = self.queue.first()
         assert job is not None, "asked for only while something waits"
-        piece = self.queue.take(job, size)
-        return self._part([piece], now)
+        piece = self.queue.take(job, min(size, self.ration.rows))
+        return self._part([piece], now, self.ration.trial)
 
     def answered(self, part: Part, ok: bool, now: float, core_seconds: float | None = None) -> None:
         """The worker answered a part; only one that is `ok` tells what parts of its size take."""
         self._forget(part)
+        self.room.answered(part, ok)
         self._pause = FIRST_PAUSE
         self.last_used = now
         if ok:
@@ -236,6 +245,10 @@ class Lane:
         for piece in reversed(part.slices):
             if not piece.job.done:
                 self.queue.put_back(piece, alone=True)
+
+    def tried(self, part: Part) -> None:
+        """A trial was answered: its row waits again, first, and more is known of what it takes."""
+        self._put_back(part.slices, counted=False)
 
     def end_lease(self, job: Job) -> None:
         """The job no longer holds the worker."""
@@ -268,14 +281,39 @@ class Lane:
             return piece.rows
         return min(piece.rows, self.sizing.rows(job.endpoint, piece.longest, self.orders))
 
-    def _part(self, slices: list[Slice], now: float) -> Part:
-        part = Part(slices, now)
+    def _ration(self, job: Job) -> Ration:
+        """What memory allows of this job and those that may leave with it."""
+        rows = self.orders.batch_size if job.plan.divisible else job.plan.inputs
+        return self.room.ration(job.endpoint, rows, job.waiting[0].longest, job.plan.divisible)
+
+    def _waits_for_memory(self, job: Job, ration: Ration, now: float) -> None:
+        """Nothing of this job can leave before memory is free elsewhere: if it is half done, it waits anew."""
+        job.short = ration.short
+        if job.started:
+            job.started = False
+            self._mark(job, now)
+
+    def _one_that_fits(self, job: Job) -> Job | None:
+        """Another one, the first that came of those with shorter rows, which may leave although this one may not."""
+        shortest = job.waiting[0].longest
+        for other in islice(self.queue, LOOK_BEHIND):
+            if other.waiting[0].longest < shortest:
+                shortest = other.waiting[0].longest
+                self.ration = self._ration(other)
+                if self.ration.rows:
+                    return other
+        return None
+
+    def _part(self, slices: list[Slice], now: float, trial: int | None = None) -> Part:
+        part = Part(slices, now, trial)
         self.parts.add(part)
+        self.room.leaves(part, now)
         self.inflight += part.inputs
         self.running_cost += part.cost
         for job in (piece.job for piece in slices):
             job.running += 1
             job.started = True
+            job.short = None
             if not job.leased:
                 job.leased = True
                 self.leases += 1

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from supervisor.core.payload import Body, Naming
-from supervisor.proxy.lane import Lane, ServedModel
+from supervisor.proxy.lane import Lane
+from supervisor.proxy.part_room import Rooms
 from supervisor.proxy.refusals import Reason, Refusal, UnknownModelRefusal
+from supervisor.proxy.served_model import ServedModel
 
 # What Infinity calls a model that was not named.
 UNNAMED: Final = "default/not-specified"
@@ -34,7 +36,8 @@ class Demand:
 class Lanes:
     """The lanes in the order of the configuration."""
 
-    def __init__(self) -> None:
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
         self._lanes: dict[str, Lane] = {}
         self._names: dict[str, Lane] = {}
 
@@ -49,8 +52,8 @@ class Lanes:
         """Lanes for these models and no others: known ones stay as they are. Returns those that are in no use now."""
         before, self._lanes, self._names = self._lanes, {}, {}
         for model in models:
-            lane = before.pop(model.name, None) or Lane(model, now)
-            lane.model, lane.retired = model, False
+            lane = before.pop(model.name, None) or Lane(model, self._rooms, now)
+            lane.model, lane.retired, lane.room.batch = model, False, model.batch_size
             self._lanes[model.name] = lane
             self._names.update(dict.fromkeys((model.name, *model.aliases), lane))
         for lane in before.values():

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from supervisor.core.part_memory import Oversize
 from supervisor.proxy.bell import Bell
 from supervisor.proxy.jobs import MAX_SENDS, Job, Part, Reply, WorkerLost
 from supervisor.proxy.lane import Lane
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 # A request waits for a worker at most this many times `start_timeout`: once for its turn in memory, once for the load.
 # A load that makes progress may take longer than that, but its clients have then gone (openai's patience is 600 s).
 SLEEP_FACTOR: Final = 2.0
+# The most of a client's time that is set aside for the work itself.
+LEAD_SHARE: Final = 0.3
 
 
 class Pump:
@@ -39,6 +42,7 @@ class Pump:
         self.max_wait = 60.0
         self.start_timeout = 300.0
         self._trickle: int | None = None
+        self._short: dict[Lane, None] = {}  # those that wait for memory which other lanes have
         self._timers: dict[Lane, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -47,8 +51,15 @@ class Pump:
     def run(self, lane: Lane) -> None:
         """Send what may leave."""
         now = self._loop.time()
-        while (job := lane.next_job(now)) is not None and self.throttle.permits(lane, now):
-            self._send(lane, lane.cut(job, now))
+        while (job := lane.next_job(now)) is not None:
+            if lane.ration.never:
+                self.settle(lane, job, _too_large(lane.model.name, lane.ration.short))
+            elif self.throttle.permits(lane, now):
+                self._send(lane, lane.cut(job, now))
+            else:
+                break
+        if lane.room.waits:
+            self._short[lane] = None
         lane.sizing.busy(bool(lane.parts), now)
         if len(lane.queue) and lane not in self._timers:
             self.rearm(lane)
@@ -106,10 +117,15 @@ class Pump:
         2. A refusal of a part with several requests is nobody's yet: each is sent again by itself.
         3. A refusal of one request's part is its refusal of the request, so what waits of it is not to leave: the next
            part comes last.
+        A trial's answer is nobody's; its row waits again.
         """
         now = self._loop.time()
         self._ended(lane, part, reply.ok, now)
-        if reply.ok:  # 1
+        self._give_memory()
+        if reply.ok and part.trial is not None:
+            lane.tried(part)
+            self.run(lane)
+        elif reply.ok:  # 1
             self.run(lane)
             self._observer.inputs_done(lane.model.name, part.inputs)
             self._hand_out(lane, part, reply)
@@ -154,20 +170,27 @@ class Pump:
         self.rearm(lane)
         self._bell.ring()
 
+    def _give_memory(self) -> None:
+        """A part has ended: first the lanes that wait for memory may have their turn."""
+        waiting, self._short = self._short, {}
+        for lane in waiting:
+            lane.room.stop_waiting()
+            self.run(lane)
+
     def give_up(self, lane: Lane, jobs: Iterable[Job]) -> None:
         """End jobs whose parts took the worker down too often."""
         for job in jobs:
             text = f"The worker of {lane.model.name!r} was lost {MAX_SENDS} times while it ran this request."
             self.settle(lane, job, Refusal(Reason.WORKER_UNAVAILABLE, text))
 
-    def take_back(self, lane: Lane) -> None:
+    def take_back(self, lane: Lane, killed: bool = False) -> None:
         """The worker is gone: forget the tasks that wait for it and let their rows wait again."""
         now = self._loop.time()
         for part in lane.parts:
             self.throttle.ended(lane, part, now)
             if part.task is not None:
                 part.task.cancel()
-        self.give_up(lane, lane.detach(now))
+        self.give_up(lane, lane.detach(killed, now))
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
@@ -187,9 +210,20 @@ class Pump:
         job.outcome.cancel()
 
     def deadline(self, lane: Lane, job: Job, at: float) -> None:
-        """End a job at the time its client gave it, whatever becomes of its model."""
-        text = "The time that x-request-timeout-ms allows is over."
-        job.timer = self._loop.call_at(at, self.settle, lane, job, Refusal(Reason.DEADLINE_EXCEEDED, text))
+        """End a job at the time its client gave it, whatever becomes of its model.
+
+        One that has not begun by when it would have to is ended then: what it cost would be for nothing (under lasting
+        overload all that is served is about to be too late, seen: 37 % of the work was of use to somebody).
+        """
+        lead = min(lane.sizing.seconds_for(lane.running_cost + job.cost), LEAD_SHARE * (at - job.arrived))
+        job.timer = self._loop.call_at(at - lead, self._hopeless, lane, job, at)
+
+    def _hopeless(self, lane: Lane, job: Job, at: float) -> None:
+        if job.started and self._loop.time() < at:
+            job.timer = self._loop.call_at(at, self._hopeless, lane, job, at)
+        else:
+            text = "The time that x-request-timeout-ms allows is over, or what is left of it is too short."
+            self.settle(lane, job, Refusal(Reason.DEADLINE_EXCEEDED, text))
 
     # -- timers -----------------------------------------------------------------------------------------------------
 
@@ -205,11 +239,11 @@ class Pump:
         now = self._loop.time()
         due, seconds = lane.expired(self.max_wait, SLEEP_FACTOR * self.start_timeout, now)
         for job in due:
-            self.settle(lane, job, self._too_late(lane, now))
+            self.settle(lane, job, self._too_late(lane, job, now))
         if seconds is not None:
             self._timers[lane] = self._loop.call_at(now + seconds, self.rearm, lane)
 
-    def _too_late(self, lane: Lane, now: float) -> Refusal:
+    def _too_late(self, lane: Lane, job: Job, now: float) -> Refusal:
         name = lane.model.name
         if not lane.ready:
             text = f"No worker for {name!r} became ready in {SLEEP_FACTOR * self.start_timeout:.0f} s."
@@ -217,6 +251,9 @@ class Pump:
         if not lane.open:
             text = f"The supervisor holds requests to protect the host, by now for longer than {self.max_wait:.0f} s"
             return Refusal(Reason.PAUSED, f"{text} (queue.max_wait). Try again later.")
+        if job.short is not None:
+            why = f"{_figures(job.short)} It waited {self.max_wait:.0f} s (queue.max_wait) for others to use less."
+            return Refusal(Reason.PAUSED, f"{why} Try again later.")
         if lane.suspended(now):
             return Refusal(Reason.WORKER_UNAVAILABLE, f"The worker of {name!r} does not answer. Try again later.")
         text = f"The request waited {self.max_wait:.0f} s (queue.max_wait) behind others."
@@ -225,6 +262,7 @@ class Pump:
     def forget(self, lane: Lane) -> None:
         """The lane is no more."""
         self.throttle.forget(lane)
+        self._short.pop(lane, None)
         timer = self._timers.pop(lane, None)
         if timer is not None:
             timer.cancel()
@@ -243,3 +281,16 @@ class Pump:
 def _oldest(lane: Lane) -> tuple[float, int]:
     job = next(iter(lane.queue))
     return job.arrived, job.number
+
+
+def _figures(short: Oversize | None) -> str:
+    assert short is not None, "a row that does not fit lacks something"
+    needed, room = max(1, short.needed >> 20), max(0, short.room >> 20)
+    return (
+        f"The longest input of this request needs about {needed:,} MiB of memory; this host has {room:,} MiB for it, "
+        f"enough for about {short.fits:,} characters."
+    )
+
+
+def _too_large(model: str, short: Oversize | None) -> Refusal:
+    return Refusal(Reason.TOO_LARGE, f"{_figures(short)} Send it in shorter pieces.", model=model)

@@ -29,6 +29,8 @@ _KILL_TIMEOUT = 30.0
 # A port that is still held after the group has gone belongs to somebody who left it; the next start takes another.
 _PORT_TIMEOUT = 2.0
 _LAST_LINES = 3
+# How a process ends that got SIGKILL, and a shell whose child did.
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 _LAST_CHARACTERS = 600
 
 
@@ -84,6 +86,14 @@ class Instance:
         killed = self._group.oom_kills()
         why = f"; out of memory: the kernel killed {killed} of its processes" if killed else ""
         return exit_description(self.process.status) + why
+
+    @property
+    def killed(self) -> bool:
+        """Whether it, or one of its processes, was killed before we did that: by the kernel, as far as anyone can tell.
+
+        A shell that ran it tells of SIGKILL by its own exit status.
+        """
+        return self.process.status in KILLED or bool(self._group.oom_kills())
 
     def ending(self) -> str:
         """How it ended, with its last words: "exit status 3; last lines: …"."""

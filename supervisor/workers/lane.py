@@ -20,8 +20,11 @@ class LaneControl(Protocol):
     async def drain(self, model: str, timeout: float) -> bool:
         """Let no new part leave; True once nothing is in flight, False when something still is after `timeout` s."""
 
-    def detach(self, model: str) -> None:
-        """The worker is gone: parts that were in flight are put back, requests wait for the next one."""
+    def detach(self, model: str, killed: bool = False) -> None:
+        """The worker is gone: parts that were in flight are put back, requests wait for the next one.
+
+        `killed`: it ended by SIGKILL, which was not ours, so perhaps for want of memory.
+        """
 
     def unavailable(self, model: str, reason: str, retry_after: float | None) -> None:
         """No worker for `retry_after` seconds (back-off), or until an operator acts (None: failed)."""
@@ -54,11 +57,11 @@ class Lane:
         finally:
             await cancelled([drained, *others])
 
-    def detach(self) -> None:
+    def detach(self, killed: bool = False) -> None:
         """See `LaneControl.detach`."""
         if self._attached:
             self._attached = False
-            self._control.detach(self._model)
+            self._control.detach(self._model, killed)
 
     def unavailable(self, reason: str, retry_after: float | None) -> None:
         """See `LaneControl.unavailable`."""

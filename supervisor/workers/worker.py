@@ -245,7 +245,7 @@ class Worker:
         """
         why = f"stopping ({self._ending.cause})" if self._ending else None
         if fault is not None:  # 1
-            self._lane.detach()
+            self._lane.detach(killed=instance.killed)
             self._move(S.STOPPING, fault)
             await instance.kill()
             return

@@ -103,9 +103,7 @@ async def test_unknown_paths_are_404_in_json(served: Served, path: str) -> None:
         ("PUT", "/api/v1/models/a/b/load", "POST"),
     ],
 )
-async def test_wrong_methods_are_405_with_what_is_allowed(
-    served: Served, method: str, path: str, allowed: str
-) -> None:
+async def test_wrong_methods_are_405_with_what_is_allowed(served: Served, method: str, path: str, allowed: str) -> None:
     """405 carries the Allow header."""
     answer = await call(served.server.port, method, path, b"")
     assert (answer.status, answer.reason, answer.headers["Allow"]) == (405, "method_not_allowed", allowed)

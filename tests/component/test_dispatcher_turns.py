@@ -255,3 +255,56 @@ async def test_without_a_target_nothing_is_held() -> None:
         await all_of(*clients)
         assert len(worker.sent) == 20
         assert w.now == pytest.approx(1.0)
+
+
+# -- how much is at the worker --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.008, 4), (0.15, 2)])
+async def test_full_parts_of_milliseconds_need_no_proof(seconds: float, most: int) -> None:
+    """Beyond two, parts leave at once where they are full and short; long ones wait until a trial has shown a gain."""
+    async with world() as w:
+        w.order(8, 4, seconds=0.2)
+        worker = w.up(seconds=seconds)
+        for i in range(12):  # what parts take is learned
+            await all_of(w.ask(rows=8, name=f"warm{i}."))
+        del worker.sent[:]
+        large = w.ask(rows=80, name="large")
+        await w.settle()
+        assert len(worker.running) == most
+        await large
+        assert large.right
+
+
+async def test_parts_that_are_not_full_wait_for_a_place() -> None:
+    """Short as they are, ten lines beside two running parts gather and leave as one."""
+    async with world() as w:
+        w.order(32, 4, seconds=0.2)
+        worker = w.up(seconds=0.008)
+        for i in range(12):
+            await all_of(w.ask(rows=32, name=f"warm{i}."))
+        del worker.sent[:]
+        lines = [w.ask(name=f"n{i}.") for i in range(12)]
+        await all_of(*lines)
+        assert sorted(len(sent.rows) for sent in worker.sent) == [1, 1, 10]
+
+
+async def test_what_can_not_be_done_in_time_is_not_begun() -> None:
+    """A request that would have to begin by now to be done in time gets its 504 before the work, not after it."""
+    async with world() as w:
+        w.order(8, 1)
+        worker = w.up(seconds=1.0)
+        await all_of(*[w.ask(rows=8, name=f"warm{i}.") for i in range(4)])
+        running = w.ask(rows=8, name="running")
+        await w.settle()
+        worker.seconds = 4.0  # from the next part on: it takes longer than could be foreseen
+        slow = w.ask(rows=8, name="slow")
+        late = w.ask(rows=8, name="late", within=4.5)
+        await late
+        assert late.refusal.reason is Reason.DEADLINE_EXCEEDED
+        assert late.answered_at is not None
+        assert late.job is not None
+        assert 2.5 <= late.answered_at - late.job.arrived < 4.5
+        await all_of(running, slow)
+        assert not any(row.startswith("late") for sent in worker.sent for row in sent.rows)
+        w.check_empty()

@@ -34,7 +34,14 @@ def journal(capacity: int = 10_000) -> Journal:
 def pause(**fields: object) -> Decision:
     """Memory went over 90 %."""
     return Decision(
-        Action.RUNG, Rung.WARN, Rung.PAUSE, Signal.MEMORY, 91.23456, 90.0, 0.1234, **fields  # type: ignore[arg-type]
+        Action.RUNG,
+        Rung.WARN,
+        Rung.PAUSE,
+        Signal.MEMORY,
+        91.23456,
+        90.0,
+        0.1234,
+        **fields,  # type: ignore[arg-type]
     )
 
 

@@ -110,6 +110,7 @@ def test_values_cannot_forge_lines(output: Output, format: logs.Format) -> None:
 
 def test_exceptions_are_readable_and_cannot_forge_lines(output: Output) -> None:
     """JSON has the traceback in one field; on the console each of its lines begins with a bar."""
+
     def fail() -> None:
         raise ValueError("bad\n2026-01-02 [info] forged \x1b[2J")
 

@@ -20,11 +20,11 @@ def host(tmp_path: Path) -> FakeHost:
 
 
 def test_members_are_summed(host: FakeHost) -> None:
-    """All of the group and nobody else; mapped files are page cache, not use."""
+    """All of the group and nobody else; mapped files are page cache, not use. The main one holds most."""
     host.process(100, 100, cpu_seconds=2, anon=300 * MIB, mapped=200 * MIB).process(101, 100, cpu_seconds=3, anon=MIB)
     host.process(200, 200, cpu_seconds=1, anon=7 * MIB)
     uses = ProcessGroups(host.proc).look({"a": 100, "b": 200}, {101: 5, 200: 6, 50: 7}, 0.0)
-    assert uses == {"a": WorkerUse(5.0, 301 * MIB, 5), "b": WorkerUse(1.0, 7 * MIB, 6)}
+    assert uses == {"a": WorkerUse(5.0, 301 * MIB, 5, 100), "b": WorkerUse(1.0, 7 * MIB, 6, 200)}
 
 
 def test_a_leader_that_ended_leaves_its_group(host: FakeHost) -> None:
@@ -33,7 +33,7 @@ def test_a_leader_that_ended_leaves_its_group(host: FakeHost) -> None:
     host.process(100, 100, cpu_seconds=2).process(101, 100, cpu_seconds=3, anon=MIB)
     groups.look({"a": 100}, {}, 0.0)
     host.ended(100)
-    assert groups.look({"a": 100}, {}, 1.0) == {"a": WorkerUse(5.0, MIB)}
+    assert groups.look({"a": 100}, {}, 1.0) == {"a": WorkerUse(5.0, MIB, main_pid=101)}
 
 
 def test_cpu_seconds_never_fall(host: FakeHost) -> None:
@@ -66,7 +66,7 @@ def test_a_new_worker_starts_from_its_own_figures(host: FakeHost) -> None:
     host.process(100, 100, cpu_seconds=50)
     groups.look({"a": 100}, {}, 0.0)
     host.ended(100).process(300, 300, cpu_seconds=1)
-    assert groups.look({"a": 300}, {}, 1.0) == {"a": WorkerUse(1.0, 0)}
+    assert groups.look({"a": 300}, {}, 1.0) == {"a": WorkerUse(1.0, 0, main_pid=300)}
 
 
 def test_a_pid_used_again_is_another_process(host: FakeHost) -> None:
@@ -122,7 +122,7 @@ def test_names_that_look_like_fields(host: FakeHost) -> None:
 def test_a_kernel_without_rss_by_kind(host: FakeHost) -> None:
     """Where only the sum is told, memory is 0 rather than a figure of another meaning."""
     host.process(100, 100, cpu_seconds=2).write("proc/100/status", "Name:\tx\nVmRSS:\t1000 kB\n")
-    assert ProcessGroups(host.proc).look({"a": 100}, {}, 0.0) == {"a": WorkerUse(2.0, 0)}
+    assert ProcessGroups(host.proc).look({"a": 100}, {}, 0.0) == {"a": WorkerUse(2.0, 0, main_pid=100)}
 
 
 def test_no_workers_costs_nothing(host: FakeHost, tmp_path: Path) -> None:

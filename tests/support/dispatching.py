@@ -23,6 +23,7 @@ from supervisor.core.payload import Inference, read_body
 from supervisor.proxy.dispatcher import Dispatcher, QueueLimits, ServedModel
 from supervisor.proxy.jobs import Asker, Job, Reply, WorkerLost
 from supervisor.proxy.refusals import Refusal
+from supervisor.proxy.worker_memory import Peaks
 from tests.support import fake_infinity
 
 _NAME = re.compile(rb'"id":"infinity-[0-9a-f-]*"')
@@ -151,6 +152,7 @@ class World:
 
     models: tuple[ServedModel, ...] = (ServedModel("a"),)
     limits: QueueLimits = field(default_factory=QueueLimits)
+    peaks: Peaks | None = None
 
     def __post_init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -167,6 +169,7 @@ class World:
             self.counter,
             connect=self._connect,
             own_cpu=lambda: self.own_cpu,
+            peaks=self.peaks,
         )
         self.order()
         self.loosened = False
@@ -191,15 +194,22 @@ class World:
         trickle: int = 0,
         seconds: float | None = None,
         hold: float | None = None,
+        room: int | None = None,
+        last: int | None = None,
+        ever: int | None = None,
     ) -> None:
         """New orders for all models; those named in `closed` (a letter each) have their own gate shut.
 
-        `seconds` bounds the parts' length; None leaves the batch size alone in charge.
+        `seconds` bounds the parts' length; None leaves the batch size alone in charge. `room`, `last` and `ever` bound
+        their memory in bytes (None: nothing does); the pid of each model's worker is its place among the models.
         """
         self.loosened = True  # what is at a worker was sent under the orders before
-        lanes = {m.name: LaneOrders(m.name not in closed, batch, window, seconds) for m in self.models}
+        lanes = {
+            m.name: LaneOrders(m.name not in closed, batch, window, seconds, ever, pid)
+            for pid, m in enumerate(self.models, 1)
+        }
         self.trickling = bool(trickle)
-        self.orders = Orders(paused, None, lanes, self.trickling, trickle or 1, hold)
+        self.orders = Orders(paused, None, lanes, self.trickling, trickle or 1, hold, room, last)
         self.dispatcher.set_orders(self.orders)
 
     def check_part(self, worker: Worker, rows: int) -> None:
@@ -300,11 +310,12 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(*models: str, **limits: float) -> AsyncIterator[World]:
+async def world(*models: str, peaks: Peaks | None = None, **limits: float) -> AsyncIterator[World]:
     """A world with these models (default: one, "a") and limits, closed at the end."""
     made = World(
         tuple(ServedModel(name) for name in models) or (ServedModel("a"),),
         QueueLimits(**limits),  # type: ignore[arg-type]
+        peaks,
     )
     try:
         yield made

@@ -24,6 +24,7 @@ class FakeLanes:
         self.endpoints: dict[str, Endpoint] = {}
         self.drained = asyncio.Event()  # parts in flight are answered; cleared by a test that wants a long drain
         self.drained.set()
+        self.killed = False  # whether the last worker that was detached had been killed by others
 
     def attach(self, endpoint: Endpoint) -> None:
         self.told.append(("attach", endpoint.model))
@@ -38,8 +39,9 @@ class FakeLanes:
             return False
         return True
 
-    def detach(self, model: str) -> None:
+    def detach(self, model: str, killed: bool = False) -> None:
         self.told.append(("detach", model))
+        self.killed = killed
         self.endpoints.pop(model, None)
 
     def unavailable(self, model: str, reason: str, retry_after: float | None) -> None:
