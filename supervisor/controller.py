@@ -81,6 +81,7 @@ class Controller:
         self._wanted: dict[str, float | None] = {}  # since when an operator asked, None for a preload
         self._used_at = float("-inf")
         self._own_cpu = 0.0
+        self._drilled: frozenset[Signal] = frozenset()
         self._uses = 0
         self._poked = False
         self._woken = asyncio.Event()
@@ -175,8 +176,8 @@ class Controller:
         busy = sample.cpu.value / 100 * sample.cores if isinstance(sample.cpu, Known) else None
         self.lanes.observe_cpu(busy, sample.cores, now)
         self.backstop.observe(busy, now)
-        self.sample, drilled = self.drills.apply(sample, now)
-        self.ladder.observe(self.sample, drilled, now)
+        self.sample, self._drilled = self.drills.apply(sample, now)
+        self.ladder.observe(self.sample, self._drilled, now)
 
     def tick(self, now: float) -> None:
         """Assess, decide, act, report: once, on the newest sample."""
@@ -289,8 +290,7 @@ class Controller:
         if self.policy.observe:
             self.orders = hands_off(orders, self.policy.batch.maximum, self.operator_pause is not None)
         else:
-            memory, state = self.policy.thresholds[Signal.MEMORY], assessment.signals.get(Signal.MEMORY)
-            drilled = state is not None and state.drilled
+            memory, drilled = self.policy.thresholds[Signal.MEMORY], Signal.MEMORY in self._drilled
             self.orders = self.headroom.put(orders, sample, memory, views, self.use, drilled)
         self.lanes.set_orders(self.orders)
 

@@ -112,7 +112,6 @@ class Daemon:
         self.metrics = Metrics(model.name for model in settings.models)
         self.journal = Journal()
         subtree = Subtree.find()
-        subtree.open()
         stack.push_async_callback(subtree.close)
         self.monitor = Monitor(settings.resource_monitor.scope)
         self.monitor.start()
@@ -170,6 +169,7 @@ class Daemon:
         stack.push_async_callback(self.admin.close)
         await self.admin.start()
         await self.proxy.start()
+        subtree.open()  # only now: a daemon that can't have its ports leaves everything as it is
         await self.pool.start()
         self._restore_pause(pause_file, loop.time())
         asking = asyncio.create_task(queues.run(), name="Infinity's own word")

@@ -154,6 +154,31 @@ async def test_trials_are_nobodys_answers() -> None:
         w.check_empty()
 
 
+@pytest.mark.parametrize(("need", "limit"), [(squared, 1 << 30), (truncating, 8 << 30)])
+async def test_nothing_leaves_beside_a_trial_and_none_is_repeated(need: Need, limit: int) -> None:
+    """Each trial tells something: it is alone at the worker, measured, and longer than the one before."""
+    memory = Memory(need, limit)
+    async with world(peaks=memory) as w:
+        worker = w.up()
+        memory.place(w, worker)
+        async with memory.sampled(w):
+            known = 13_000 if need is squared else 200
+            for _ in range(10):
+                await ask(w, 1, known)
+            client = ask(w, 1, 60_000)
+            lines = []
+            while not client.done:
+                lines.append(ask(w, 1, 30))
+                await asyncio.sleep(0.05)
+                if any(known < longest < 60_000 for _, longest in memory.processes[1].running.values()):
+                    assert len(worker.running) == 1
+            assert status(client) == (413 if need is squared else 200)
+            await asyncio.gather(*(line.task for line in lines))
+        tried = [len(sent.rows[0]) for sent in worker.sent if known < len(sent.rows[0]) < 60_000]
+        assert tried
+        assert tried == sorted(set(tried))
+
+
 async def test_a_ranking_is_tried_with_its_query() -> None:
     """The beginning of a document comes with the query, and both count."""
     memory = Memory(truncating, 2 << 30)
@@ -248,6 +273,26 @@ async def test_a_row_waits_for_others_to_use_less_and_lines_go_by() -> None:
         assert memory.kills == 0
 
 
+async def test_a_guess_is_no_refusal_while_others_use_the_memory() -> None:
+    """A row far longer than what could be tried beside the others waits; once they have gone it is tried, and fits."""
+    memory = Memory(truncating, 4 << 30, foreign=3200 * MIB)
+    async with world(peaks=memory) as w:
+        memory.place(w, w.up())
+        memory.foreign = 0
+        memory.order(w)
+        for _ in range(2):
+            await ask(w, 1, 200)
+        memory.foreign = 3340 * MIB
+        async with memory.sampled(w):
+            await asyncio.sleep(1.5)
+            client = ask(w, 1, 100_000)
+            await asyncio.sleep(5)
+            assert not client.done
+            memory.foreign = 0
+            await asyncio.wait_for(client.task, 5)
+            assert client.right
+
+
 @pytest.mark.parametrize("half_done", [False, True])
 async def test_a_wait_for_memory_ends(half_done: bool) -> None:
     """After `max_wait` it is refused, with what is missing, also when some of the request was answered before."""
@@ -294,14 +339,15 @@ async def test_a_long_row_is_not_kept_waiting_by_another_lane() -> None:
     async with world("a", "b", peaks=memory, max_wait=1000) as w:
         for model in ("a", "b"):
             memory.place(w, w.up(model))
-        async with memory.sampled(w):
-            for longest in (500, 2000, 8000, 20_000, 36_000):
+        async with memory.sampled(w, batch=8):
+            for longest in (500, 2000, 8000, 20_000, 39_500):
                 await ask(w, 1, longest, "b")
-            await ask(w, 8, 6000)
-            crowd = [ask(w, 8, 6000) for _ in range(300)]
-            await asyncio.sleep(1.05)
+            await ask(w, 8, 1000)
+            crowd = [ask(w, 8, 1000) for _ in range(300)]
+            await asyncio.sleep(2.1)
+            assert memory.used > 2 * LOADED + squared(8, 1000)
             began = w.now
-            await ask(w, 1, 36_000, "b")
+            await ask(w, 1, 39_500, "b")
             assert w.now - began < 1.5
             assert not crowd[-1].done
             await asyncio.gather(*(client.task for client in crowd))

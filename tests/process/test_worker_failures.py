@@ -27,7 +27,7 @@ async def crash(it: Bench, name: str = "m") -> None:
 
 
 async def test_a_crash_is_restarted_at_once(tmp_path: Path) -> None:
-    """A ready worker that ends by itself is replaced, the data plane hears first, and it counts as a restart."""
+    """A ready worker that ends by itself is replaced; the data plane hears first, and how; it counts as a restart."""
     async with bench(tmp_path, scripted()) as it:
         await it.pool.ensure_ready("m")
         await crash(it)
@@ -37,6 +37,9 @@ async def test_a_crash_is_restarted_at_once(tmp_path: Path) -> None:
         assert (it.view().loads, it.view().unloads, it.view().restarts) == (2, 0, 1)
         assert it.hooks.seen["restart", "m", "crash"] == 1
         assert it.view().reason is None
+        assert it.lanes.killed
+        await it.pool.ensure_stopped("m", "operator")
+        assert not it.lanes.killed, "our own stop is no death for want of memory"
 
 
 async def test_back_off_grows_and_says_why(tmp_path: Path) -> None:
@@ -73,6 +76,7 @@ async def test_status_and_last_words_are_in_the_reason(tmp_path: Path) -> None:
         await it.until(lambda: S.STOPPING in [state for _, state in it.states])
         await it.until_state(S.STARTING)
         assert re.search(r"ended by itself: exit status 7; last lines: .*a \| boom: no memory$", it.view().reason or "")
+        assert not it.lanes.killed
 
 
 async def test_a_deterministic_failure_is_given_up(tmp_path: Path) -> None:

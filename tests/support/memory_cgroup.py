@@ -67,6 +67,11 @@ class MemoryGroup:
             kept += number(stat, b"slab_reclaimable ")
         return int((self.folder / name).read_text()) - kept
 
+    def set_limit(self, limit: int) -> None:
+        """Another limit from now on; OSError if more is in use."""
+        (self.folder / ("memory.max" if self._version == 2 else "memory.limit_in_bytes")).write_text(str(limit))
+        self.limit = limit
+
     @property
     def kills(self) -> int:
         """How many processes the kernel has killed here."""
@@ -100,7 +105,7 @@ def limited(limit: int) -> Iterator[MemoryGroup]:
     try:
         try:
             folder.mkdir()
-            (folder / ("memory.max" if place.version == 2 else "memory.limit_in_bytes")).write_text(str(limit))
+            group.set_limit(limit)
         except OSError as error:
             pytest.skip(f"no memory cgroup can be made here: {error}")
         yield group
