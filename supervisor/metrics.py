@@ -1,28 +1,29 @@
 """Prometheus metrics: what is counted as it happens, and what is read off the last status.
 
 Owns a registry of its own and every metric's name. The data plane and the workers call the small methods here for each
-request, load and restart; gauges are made from the last status document when somebody scrapes. Label values come from
-the configuration and from our own words, never from a client.
+request, load and restart, all on the event loop's thread; gauges are made from the last status document when somebody
+scrapes. Label values come from the configuration and from our own words, never from a client.
 """
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from supervisor import __version__
 from supervisor.core.model import ModelState, Rung, Signal
+from supervisor.tally import Count, CounterTally, HistogramTally, Spread
 
 PREFIX = "infinity_supervisor"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of what `Metrics.render` returns
 
-_ENDPOINTS = ("embeddings", "rerank", "classify", "embeddings_image", "embeddings_audio", "models", "health")
+_OTHER = "other"
+_ENDPOINTS = ("embeddings", "rerank", "classify", "embeddings_image", "embeddings_audio", "models", "health", _OTHER)
 # The label for an endpoint's name or path; every other path counts as "other".
 _ENDPOINT_LABELS = {f"{lead}{name}": name for name in _ENDPOINTS for lead in ("", "/", "/v1/")}
-_OTHER = "other"
 
 # A one-line query of a small model takes 5 to 20 ms; a 2,048-input request on a slow host takes minutes.
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -30,8 +31,6 @@ REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 WAIT_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 # The debug engine is up in seconds, a real model in 25, a large one from a slow disk in minutes.
 LOAD_BUCKETS = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside every counter, read by nobody
 
 
 class Described(NamedTuple):
@@ -43,35 +42,7 @@ class Described(NamedTuple):
     help: str
 
 
-M = TypeVar("M", Counter, Histogram)
-
-
-class Series(Generic[M]):
-    """The series of one metric, found by their label values.
-
-    A request so pays for a look-up and not for prometheus-client's checks of its labels; and what exists is known, so
-    that the series of a model that is no longer configured can go.
-    """
-
-    def __init__(self, metric: M, labels: tuple[str, ...]) -> None:
-        self._metric: M = metric
-        self._model_at = labels.index("model") if "model" in labels else None
-        self._children: dict[tuple[str, ...], M] = {}
-
-    def at(self, *values: str) -> M:
-        """The series with these label values."""
-        child = self._children.get(values)
-        if child is None:
-            child = self._children[values] = self._metric.labels(*values) if values else self._metric
-        return child
-
-    def keep_models(self, models: frozenset[str]) -> None:
-        """Drop the series of all models but these; what counts under no model stays."""
-        if self._model_at is None:
-            return
-        for values in [v for v in self._children if v[self._model_at] and v[self._model_at] not in models]:
-            self._metric.remove(*values)
-            del self._children[values]
+T = TypeVar("T", CounterTally, HistogramTally)
 
 
 class Metrics:
@@ -84,18 +55,20 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=False)
         self._described: list[Described] = []
         self._models: frozenset[str] = frozenset()
-        self._series: list[Series[Counter] | Series[Histogram]] = []
+        self._tallies: list[CounterTally | HistogramTally] = []
+        # What a request counts in, found without a look at its labels; only what clients cannot make up is kept here.
+        self._of_requests: dict[tuple[str, str | None, int], tuple[Count, Spread]] = {}
         self._requests = self._counter("requests", "Requests answered.", "endpoint", "model", "code")
         self._durations = self._histogram(
             "request_duration_seconds", "From a request's head to its last byte.", REQUEST_BUCKETS, "endpoint", "model"
         )
         self._waits = self._histogram(
             "queue_wait_seconds", "From a request's arrival until its first part leaves.", WAIT_BUCKETS
-        )
+        ).at()
         self._refused = self._counter("refused", "Requests the supervisor itself refused.", "reason")
         self._inputs = self._counter("inputs", "Inputs answered by workers.", "model")
         self._transitions = self._counter("rung_transitions", "Changes of the rung.", "from", "to", "signal")
-        self._paused = self._counter("paused_seconds", "Time the gate was closed.")
+        self._paused = self._counter("paused_seconds", "Time the gate was closed.").at()
         self._loads = self._counter("model_loads", "Loads that made a model ready.", "model")
         self._unloads = self._counter("model_unloads", "Unloads, by what caused them.", "model", "cause")
         self._restarts = self._counter("worker_restarts", "Restarts of workers, by what caused them.", "model", "cause")
@@ -110,14 +83,14 @@ class Metrics:
 
     def request_done(self, endpoint: str, model: str | None, code: int, seconds: float) -> None:
         """A request was answered with this status code, `seconds` after its head came."""
-        path = _ENDPOINT_LABELS.get(endpoint, _OTHER)
-        name = self._model(model)
-        self._requests.at(path, name, str(code)).inc()
-        self._durations.at(path, name).observe(seconds)
+        found = self._of_requests.get((endpoint, model, code)) or self._of_request(endpoint, model, code)
+        number, durations = found
+        number.inc()
+        durations.observe(seconds)
 
     def queue_waited(self, seconds: float) -> None:
         """A request's first part left after waiting this long."""
-        self._waits.at().observe(seconds)
+        self._waits.observe(seconds)
 
     def refused(self, reason: str) -> None:
         """A request was refused by us; `reason` is the one in `x-supervisor-reason`."""
@@ -150,7 +123,7 @@ class Metrics:
 
     def paused_for(self, seconds: float) -> None:
         """The gate was closed for so much longer."""
-        self._paused.at().inc(seconds)
+        self._paused.inc(seconds)
 
     def observe_status(self, status: Mapping[str, Any]) -> None:
         """Keep this status document (the contract's shape): the gauges of the next scrape are read off it."""
@@ -159,8 +132,9 @@ class Metrics:
     def set_models(self, models: Iterable[str]) -> None:
         """These models are configured from now on; the series of all others go."""
         self._models = frozenset(models)
-        for series in self._series:
-            series.keep_models(self._models)
+        self._of_requests.clear()  # some of these series go
+        for tally in self._tallies:
+            tally.keep_models(self._models)
         for model in self._models:  # a counter that begins at 0 has a rate from its first event on
             self._inputs.at(model)
             self._loads.at(model)
@@ -178,19 +152,26 @@ class Metrics:
     def _model(self, name: str | None) -> str:
         return name if name is not None and name in self._models else ""
 
-    def _counter(self, name: str, help: str, *labels: str) -> Series[Counter]:
-        metric = Counter(name, help, labels, namespace=PREFIX, registry=self.registry)
-        self._described.append(Described(f"{PREFIX}_{name}_total", "counter", labels, help))
-        series = Series(metric, labels)
-        self._series.append(series)
-        return series
+    def _of_request(self, endpoint: str, model: str | None, code: int) -> tuple[Count, Spread]:
+        path = _ENDPOINT_LABELS.get(endpoint, _OTHER)
+        name = self._model(model)
+        found = self._requests.at(path, name, str(code)), self._durations.at(path, name)
+        if endpoint in _ENDPOINT_LABELS and name == (model or ""):
+            self._of_requests[endpoint, model, code] = found
+        return found
 
-    def _histogram(self, name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Series[Histogram]:
-        metric = Histogram(name, help, labels, namespace=PREFIX, registry=self.registry, buckets=buckets)
+    def _counter(self, name: str, help: str, *labels: str) -> CounterTally:
+        self._described.append(Described(f"{PREFIX}_{name}_total", "counter", labels, help))
+        return self._registered(CounterTally(f"{PREFIX}_{name}", help, labels))
+
+    def _histogram(self, name: str, help: str, buckets: tuple[float, ...], *labels: str) -> HistogramTally:
         self._described.append(Described(f"{PREFIX}_{name}", "histogram", labels, help))
-        series = Series(metric, labels)
-        self._series.append(series)
-        return series
+        return self._registered(HistogramTally(f"{PREFIX}_{name}", help, buckets, labels))
+
+    def _registered(self, tally: T) -> T:
+        self._tallies.append(tally)
+        self.registry.register(tally)
+        return tally
 
 
 class StatusGauges(prometheus_client.registry.Collector):
