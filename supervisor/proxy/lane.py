@@ -170,8 +170,9 @@ class Lane:
         if self.client is None or self.grants is Grants.NONE or not self.open or self.suspended(now):
             return None
         places = len(self.parts)
-        crowded = places > 0 and places >= self.sizing.window(self.orders)
-        if crowded and (places >= self.orders.window or self.queue.inputs < self.orders.batch_size):
+        full = places >= self.orders.window
+        crowded = places > 0 and (full or places >= self.sizing.window(self.orders))
+        if crowded and (full or self.queue.inputs < self.orders.batch_size):
             return None
         job = self._leased() if self.grants is Grants.LEASED else self.queue.first()
         if job is None or (crowded and not self.sizing.quick(job, self.orders, places)):
@@ -233,7 +234,7 @@ class Lane:
         self._pause = FIRST_PAUSE
         self.last_used = now
         if ok:
-            self.sizing.answered(part, len(self.queue) > 0 and self.open, now, core_seconds)
+            self.sizing.answered(part, self.queue.inputs > 0 and self.open, now, core_seconds, last=not self.parts)
         else:
             self.sizing.refused(now)
 

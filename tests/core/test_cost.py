@@ -128,15 +128,24 @@ def test_cut_rows_have_a_price_of_their_own() -> None:
 
 
 def test_unknown_lengths_borrow_the_price_of_the_nearest() -> None:
-    """Longer ones scale by their characters; between two as near, the dearer one counts."""
+    """Longer ones scale by characters; between two as near, the dearer counts, up to what the longer rows take."""
     model = taught(minilm, [(2, 500), (16, 500)] * 10)
     assert told(model, 4, 2000) == pytest.approx(0.016 + 27e-6 * 8000, rel=0.05)
     assert told(model, 4, 100) == pytest.approx(0.016 + 27e-6 * 400, rel=0.05)
     between = taught(minilm, [(2, 1000), (16, 1000), (2, 4000), (16, 4000)] * 10)
-    assert told(between, 4, 2000) == pytest.approx(0.016 + 27e-6 * 8000, rel=0.05)
+    assert told(between, 4, 2000) == pytest.approx(told(between, 4, 4096), rel=0.05)
+    rising = taught(attentive, [(2, 1000), (16, 1000), (2, 4000), (16, 4000)] * 10)
+    assert attentive(4, 2000) < told(rising, 4, 2000) == pytest.approx(0.03 + 4 * 2000 * 6e-5, rel=0.1)
 
 
 # -- hosts that do not keep still -----------------------------------------------------------------------------------
+
+
+def test_a_row_is_never_dearer_than_a_longer_one() -> None:
+    """Of a class that was only seen in single rows, 32 take no longer than 32 longer ones do (seen: 10 times)."""
+    model = taught(lambda rows, longest: 0.010 if rows == 1 else 0.005, [(1, 50), (32, 80)] * 20)
+    assert told(model, 32, 50) <= 1.3 * told(model, 32, 128)
+    assert told(model, 32, 128) < 0.02
 
 
 def test_one_stall_is_damped() -> None:
