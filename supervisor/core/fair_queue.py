@@ -2,7 +2,7 @@
 
 Owns the classes, their virtual times, what came back from a lost worker, and the sums of what waits. The clients inside
 a class are `fair_clients`. Knows nothing of parts, workers or deadlines: its caller asks for the next entry, sends what
-fits of it, tells what that cost, and removes the entry when none of it is left.
+fits of it, and tells what that cost.
 
 Start-time fair queueing on two levels, with the same rules (see `fair_clients`) on both: a class's tag grows by the
 cost served to it, divided by its weight. Classes are never new and never forgotten, so they need no clock beside the
@@ -136,7 +136,10 @@ class FairQueue(Generic[E]):
     @property
     def cost(self) -> float:
         """What waits."""
-        return self._paid + sum(each.clients.backlog.cost for each in self._order)
+        total = self._paid
+        for each in self._order:
+            total += each.clients.backlog.cost
+        return total
 
     def add(self, entry: E) -> None:
         """A new entry waits; raises ValueError if it is in here already."""
@@ -145,17 +148,10 @@ class FairQueue(Generic[E]):
         self._hold(entry, entry.cost, 0.0)
 
     def remove(self, entry: E) -> None:
-        """It waits no more, whether it left or was given up; harmless if it is not in here."""
-        held = self._held.pop(entry.number, None)
-        if held is None:
-            return
-        self._no_longer_first(held)
-        class_ = held.class_
-        class_.clients.remove(held.client, held.entry, held.due)
-        if not self._held:
-            self._floor = self._slice = 0.0
-            for each in self._order:
-                each.tag = 0.0
+        """It waits no more, for it was given up; harmless if it is not in here."""
+        held = self._held.get(entry.number)
+        if held is not None:
+            self._remove(held)
 
     def first(self) -> E | None:
         """The entry that is next, None if none waits."""
@@ -174,7 +170,7 @@ class FairQueue(Generic[E]):
         return self._fairest(key)
 
     def charge(self, entry: E, cost: float) -> None:
-        """So much of it left; call it when `entry.cost` is what still waits, and before `remove`.
+        """So much of it left; call it when `entry.cost` is what still waits. With nothing left, it is out of the queue.
 
         What came back and was paid then is not paid again. Raises KeyError if the entry is not in here, and ValueError
         for a cost that is negative or no number.
@@ -183,7 +179,7 @@ class FairQueue(Generic[E]):
             raise ValueError(f"cost {cost}")
         held = self._held[entry.number]
         class_, waits = held.class_, entry.cost
-        if held.entry.number in self._returned:
+        if self._returned and entry.number in self._returned:
             free = min(held.paid, cost)
             cost -= free
             left = min(held.paid - free, waits)
@@ -192,6 +188,9 @@ class FairQueue(Generic[E]):
             if not left:
                 self._no_longer_first(held)
         self._serve(class_, cost, class_.clients.charge(held.client, entry.number, cost))
+        if not waits:
+            self._remove(held)
+            return
         due = waits - held.paid
         class_.clients.backlog.change(held.client, due - held.due)
         held.due = due
@@ -264,6 +263,17 @@ class FairQueue(Generic[E]):
         client = class_.clients.add(entry, due, first=paid > 0)
         held = self._held[entry.number] = _Held(entry, class_, client, due, paid)
         return held
+
+    def _remove(self, held: _Held[E]) -> None:
+        entry = held.entry
+        del self._held[entry.number]
+        if self._returned:
+            self._no_longer_first(held)
+        held.class_.clients.remove(held.client, entry, held.due)
+        if not self._held:
+            self._floor = self._slice = 0.0
+            for each in self._order:
+                each.tag = 0.0
 
     def _serve(self, class_: _Class[E], cost: float, next_of_all: bool) -> None:
         """A class was served so much (rules 1 to 3), of the entry that was next in it or of another."""

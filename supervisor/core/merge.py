@@ -75,18 +75,9 @@ class Merge:
         rows = [row for row in self._rows if row is not None]
         assert self._origin is not None, "the first row is there"
         assert len(rows) == len(self._rows), "all rows are there"
-        model, name, created = self._origin
-        tail = _TAIL % (model, self._usage, self._usage, name, created)
-        if self._shape is Shape.CLASSIFY:
-            return b"".join((b'{"object":"classify","data":[', b",".join(rows), tail))
         if self._shape is Shape.RERANK:
-            return b"".join((b'{"object":"rerank","results":[', self._best(rows), tail))
-        pieces = [OPENING]
-        for index, row in enumerate(rows):
-            pieces += (row, INDEX % index, BETWEEN)
-        pieces[-1] = b"}"
-        pieces.append(tail)
-        return b"".join(pieces)
+            return b"".join((b'{"object":"rerank","results":[', self._best(rows), _tail(self._usage, self._origin)))
+        return written(self._shape, rows, self._usage, self._origin)
 
     def _best(self, documents: Sequence[bytes]) -> bytes:
         """Sorted as Infinity sorts: by score, highest first, equal scores in the order the documents came."""
@@ -98,3 +89,21 @@ class Merge:
             b'{"relevance_score":%b,"index":%d,"document":%b}' % (orjson.dumps(scores[i]), i, documents[i])
             for i in ranking
         )
+
+
+def written(shape: Shape, rows: Sequence[bytes], usage: int, origin: Origin) -> bytes:
+    """The answer with these rows, in the order of the request; a ranking is put in order first (see `Merge`)."""
+    tail = _tail(usage, origin)
+    if shape is Shape.CLASSIFY:
+        return b"".join((b'{"object":"classify","data":[', b",".join(rows), tail))
+    pieces = [OPENING]
+    for index, row in enumerate(rows):
+        pieces += (row, INDEX % index, BETWEEN)
+    pieces[-1] = b"}"
+    pieces.append(tail)
+    return b"".join(pieces)
+
+
+def _tail(usage: int, origin: Origin) -> bytes:
+    model, name, created = origin
+    return _TAIL % (model, usage, usage, name, created)

@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from supervisor.core.answer import Shape
+from supervisor.core.answer import Answer, Shape
 from supervisor.core.fields import MAX_IMAGES, are_images, are_texts, is_bool, is_integer, is_text
-from supervisor.core.merge import Merge
+from supervisor.core.merge import Merge, written
 
 # `INFINITY_MAX_CLIENT_BATCH_SIZE` unless a worker's environment says otherwise.
 DEFAULT_MAX_INPUTS: Final = 2_048
@@ -161,7 +161,13 @@ class Rows:
     divisible: Final = True
 
     def __init__(
-        self, endpoint: Inference, raw: bytes, rows: Sequence[str], fields: Mapping[str, Any], key: Sharing | None
+        self,
+        endpoint: Inference,
+        raw: bytes,
+        rows: Sequence[str],
+        fields: Mapping[str, Any],
+        key: Sharing | None,
+        images: bool,
     ) -> None:
         self.raw = raw
         self.inputs = len(rows)
@@ -170,7 +176,7 @@ class Rows:
         self.shape = _SHAPES[endpoint]
         self._rows = rows
         # The length of an image's text says nothing of the work it makes.
-        self._alike = _of_images(endpoint, fields)
+        self._alike = images
         # Characters that every row has besides its own, and what a part says before its rows.
         self._query = len(fields["query"]) if endpoint is Inference.RERANK else 0
         self._opening = b""
@@ -219,6 +225,12 @@ class Rows:
         row = self._rows[position][: max(1, characters - self._query)]
         return orjson.dumps({**fields, _ROWS_FIELD[endpoint]: [row]})
 
+    def alone(self, answer: Answer) -> bytes | None:
+        """The answer to the whole request, if this one is to all its rows and in their order; else `merge` makes it."""
+        if len(answer.rows) != self.inputs or self.order is not None or self.shape is Shape.RERANK:
+            return None
+        return written(self.shape, answer.rows, answer.usage, answer.origin)
+
     def merge(self) -> Merge:
         """An empty answer that takes the answers to the parts, in any order."""
         return Merge(self.shape, self.inputs, self.order, self._top_n)
@@ -246,7 +258,8 @@ def merged_body(pieces: Iterable[tuple[Rows, int, int]], model: str) -> bytes:
 def understand(endpoint: Inference, body: Body, model: str, limit: int = DEFAULT_MAX_INPUTS) -> Plan:
     """How `body` may be sent to `model`, its canonical name, whose worker accepts `limit` inputs in a request."""
     fields = body.fields
-    if not body.exact or not _acceptable(endpoint, fields, limit):
+    images = _of_images(endpoint, fields)
+    if not body.exact or not _acceptable(endpoint, fields, limit, images):
         return Whole(body.raw, _weight(endpoint, fields, limit))
     raw = body.raw
     try:
@@ -261,7 +274,7 @@ def understand(endpoint: Inference, body: Body, model: str, limit: int = DEFAULT
         return Whole(body.raw, _weight(endpoint, fields, limit))
     given = fields[_ROWS_FIELD[endpoint]]
     rows = (given,) if isinstance(given, str) else given
-    return Rows(endpoint, raw, rows, fields, _sharing(endpoint, fields, rows))
+    return Rows(endpoint, raw, rows, fields, _sharing(endpoint, fields, rows, images), images)
 
 
 def _of_images(endpoint: Inference, fields: Mapping[str, Any]) -> bool:
@@ -274,14 +287,14 @@ def _opening(endpoint: Inference, fields: Mapping[str, Any]) -> bytes:
     return orjson.dumps(options)[:-1] + (b"," if options else b"") + orjson.dumps(_ROWS_FIELD[endpoint]) + b":"
 
 
-def _sharing(endpoint: Inference, fields: Mapping[str, Any], rows: Sequence[str]) -> Sharing | None:
+def _sharing(endpoint: Inference, fields: Mapping[str, Any], rows: Sequence[str], images: bool) -> Sharing | None:
     """The key of a request, or None where it should not share a part:
 
     1. Each ranking has a query of its own. One bad image fails its whole part, and images are large.
     2. An option is spelled in another way than its plain one: nothing is won by reading more into it.
     3. The `usage` of its rows is in doubt. Infinity strips what Unicode calls white space, Python a little more.
     """
-    if endpoint is Inference.RERANK or _of_images(endpoint, fields):  # 1
+    if images or endpoint is Inference.RERANK:  # 1
         return None
     if "" in rows or [*map(str.strip, rows)] != [*rows]:  # 3
         return None
@@ -308,12 +321,12 @@ def _weight(endpoint: Inference, fields: Mapping[str, Any], limit: int) -> int:
     return max(1, len(rows))
 
 
-def _acceptable(endpoint: Inference, fields: Mapping[str, Any], limit: int) -> bool:
+def _acceptable(endpoint: Inference, fields: Mapping[str, Any], limit: int, images: bool) -> bool:
     """Whether Infinity is sure to accept every field (its model aside), and the answer can be put together."""
     get = fields.get
     if endpoint in (Inference.EMBEDDINGS, Inference.IMAGES):
         rows = get("input")
-        if _of_images(endpoint, fields):
+        if images:
             sure = are_images(rows, limit)
         else:
             sure = (is_text(rows) or are_texts(rows, limit)) and get("modality", "text") == "text"

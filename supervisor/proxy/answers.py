@@ -4,6 +4,7 @@ Owns how an answer of known length looks on the wire. aiohttp's own response cos
 one 5; a whole request on our side costs about 100.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -80,7 +81,10 @@ class Answer(web.StreamResponse):
             return None
         self._sent = True
         writer = request.writer
-        head, body = self._head(request), self._content
+        stays = self._open
+        if stays is None:
+            stays = self._open = request.keep_alive
+        head, body = self.head(request.version >= HttpVersion11, stays), self._content
         if request.method == "HEAD" or self._code in _BODILESS:
             await writer.write(head)
         elif len(body) <= COPIED_BYTES:
@@ -95,11 +99,22 @@ class Answer(web.StreamResponse):
         """Nothing is left to be written."""
         assert not data, "the body was given at the beginning"
 
-    def _head(self, request: web.BaseRequest) -> bytes:
-        stays = self._open
-        if stays is None:
-            stays = self._open = request.keep_alive
-        if request.version >= HttpVersion11:
+    def write_to(self, transport: asyncio.WriteTransport) -> bool:
+        """The same for a POST of HTTP/1.1 whose client keeps its connection; whether that stays open."""
+        self._sent = True
+        stays = self._open is not False
+        head, body = self.head(True, stays), self._content
+        if self._code in _BODILESS:
+            transport.write(head)
+        elif len(body) <= COPIED_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        return stays
+
+    def head(self, of_1_1: bool, stays: bool) -> bytes:
+        """Status line and headers, for a client of HTTP/1.1 or of 1.0, with whose connection staying open or not."""
+        if of_1_1:
             version, connection = "1.1", "" if stays else "Connection: close\r\n"
         else:
             version, connection = "1.0", "Connection: keep-alive\r\n" if stays else ""

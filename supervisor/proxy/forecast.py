@@ -48,7 +48,7 @@ def _refusal(lane: Lane, asker: Asker, priority: Priority, cost: float, max_wait
     1. Until the first part leaves: beyond `max_wait`.
     2. Until the last one is answered: beyond what the client's own deadline leaves, with a margin.
     """
-    if not (lane.ready and lane.open) or not len(lane.queue):
+    if not lane.queue.inputs or not (lane.ready and lane.open):
         return None
     running, queue, seconds_for = lane.running_cost, lane.queue, lane.sizing.seconds_for
     enough = max_wait if asker.deadline is None else min(max_wait, SURE_OF_TIME * (asker.deadline - now))

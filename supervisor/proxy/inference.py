@@ -1,6 +1,7 @@
 """The inference endpoints over HTTP: from a request's head to the last byte of its answer.
 
-Owns the order in which one request is handled, and the headers that are added to its answer.
+Owns the order in which one request is handled, and the headers that are added to its answer. A request comes here from
+aiohttp's server, or, if it came whole and plain, from its connection (`client_connection`): both walk the same steps.
 """
 
 import asyncio
@@ -11,9 +12,10 @@ from aiohttp import web
 
 from supervisor.core.payload import Inference, read_body
 from supervisor.proxy import reading
+from supervisor.proxy.admission import Place
 from supervisor.proxy.answers import Answer
 from supervisor.proxy.dispatcher import Dispatcher
-from supervisor.proxy.jobs import Reply
+from supervisor.proxy.jobs import Asker, Job, Reply
 from supervisor.proxy.observer import ProxyObserver
 from supervisor.proxy.refusals import Refusal
 
@@ -21,6 +23,20 @@ SERVER: Final = "infinity-supervisor"
 JSON: Final = "application/json"
 # nginx's code for a client that left before its answer was written.
 CLIENT_GONE: Final = 499
+
+
+class Visit:
+    """One request on its way through: what it holds, what is told of it in the end. `arrived` on the loop's clock."""
+
+    __slots__ = ("arrived", "endpoint", "job", "model", "place", "request_id")
+
+    def __init__(self, endpoint: Inference, request_id: str, arrived: float) -> None:
+        self.endpoint = endpoint
+        self.request_id = request_id
+        self.arrived = arrived
+        self.place: Place | None = None
+        self.job: Job | None = None
+        self.model: str | None = None
 
 
 class InferenceHandler:
@@ -42,48 +58,70 @@ class InferenceHandler:
 
         When the client leaves, aiohttp cancels this wherever it is: what of it waits is dropped.
         """
-        arrived = self._loop.time()
-        place = job = model = None
+        visit = Visit(endpoint, request_id, self._loop.time())
         code = CLIENT_GONE
         try:
             try:
-                asker = reading.asker(request, arrived)
-                place = self._dispatcher.admit(reading.declared_size(request, self.max_body_bytes), asker)  # 1
+                asker = reading.asker(request.headers, request.remote, visit.arrived)
+                place = self.admit(visit, reading.declared_size(request, self.max_body_bytes), asker)  # 1
                 raw = await reading.body(request, place, self.max_body_bytes, asker.deadline)  # 2
-                body = read_body(raw, request.headers.get("Content-Type"))
-                job = self._dispatcher.submit(endpoint, body, place, arrived=arrived, asker=asker)
+                job = self.submit(visit, raw, request.headers.get("Content-Type"), asker)
                 del raw
-                model = self._dispatcher.model_of(job)
-                outcome = await job.outcome
-                if isinstance(outcome, Refusal):
-                    raise outcome
-                response = answer(outcome, request_id)
-                if self._dispatcher.draining:
-                    response.force_close()
+                response = self.answer(visit, await job.outcome)
             except Refusal as refusal:
-                model = model or refusal.model
-                response = self.refuse(request, refusal, request_id)
-            if job is not None and job.first_sent is not None:
-                response.fields["x-supervisor-queue-ms"] = f"{(job.first_sent - arrived) * 1000:.1f}"
+                response = self.refuse(visit, refusal, unread=not request.content.is_eof())
             await response.prepare(request)  # 3
             code = response.status
             return response
         finally:
-            if place is not None:
-                self._dispatcher.end(place, job)
-            self._observer.request_done(endpoint.value, model, code, self._loop.time() - arrived)
+            self.end(visit, code)
 
-    def refuse(self, request: web.BaseRequest, refusal: Refusal, request_id: str) -> Answer:
-        """The answer to a request that the supervisor refuses."""
+    # -- its steps --------------------------------------------------------------------------------------------------
+
+    def admit(self, visit: Visit, size: int, asker: Asker) -> Place:
+        """A place in the queue for a body of `size` bytes; raises Refusal."""
+        place = visit.place = self._dispatcher.admit(size, asker)
+        return place
+
+    def submit(self, visit: Visit, raw: bytes, content_type: str | None, asker: Asker) -> Job:
+        """The request waits for its turn; raises Refusal."""
+        assert visit.place is not None, "it was admitted"
+        body = read_body(raw, content_type)
+        job = self._dispatcher.submit(visit.endpoint, body, visit.place, arrived=visit.arrived, asker=asker)
+        visit.job, visit.model = job, self._dispatcher.model_of(job)
+        return job
+
+    def answer(self, visit: Visit, outcome: Reply | Refusal) -> Answer:
+        """What its client gets."""
+        if isinstance(outcome, Refusal):
+            return self.refuse(visit, outcome)
+        fields = {"Server": SERVER, "x-request-id": visit.request_id, **outcome.headers}
+        return self._finished(visit, Answer(outcome.status, outcome.body, fields))
+
+    def refuse(self, visit: Visit, refusal: Refusal, *, unread: bool = False) -> Answer:
+        """The answer to a request that the supervisor refuses; `unread`: some of its body has not come."""
+        visit.model = visit.model or refusal.model
+        return self._finished(visit, self.refusal(refusal, visit.request_id, unread=unread))
+
+    def refusal(self, refusal: Refusal, request_id: str, *, unread: bool) -> Answer:
+        """The answer to any request that the supervisor refuses."""
         self._observer.refused(str(refusal.reason))
-        headers = {"Content-Type": JSON, "Server": SERVER, "x-request-id": request_id}
-        headers.update(refusal.headers(self._jitter))
-        response = Answer(refusal.status, refusal.body(), headers)
-        if not request.content.is_eof() or self._dispatcher.draining:
+        fields = {"Content-Type": JSON, "Server": SERVER, "x-request-id": request_id}
+        fields.update(refusal.headers(self._jitter))
+        response = Answer(refusal.status, refusal.body(), fields)
+        if unread or self._dispatcher.draining:
             response.force_close()  # the rest of the body would be taken for the next request
         return response
 
+    def end(self, visit: Visit, code: int) -> None:
+        """Its answer is written to the last byte, or its client has left (CLIENT_GONE)."""
+        if visit.place is not None:
+            self._dispatcher.end(visit.place, visit.job)
+        self._observer.request_done(visit.endpoint.value, visit.model, code, self._loop.time() - visit.arrived)
 
-def answer(reply: Reply, request_id: str) -> Answer:
-    """A worker's answer for the client."""
-    return Answer(reply.status, reply.body, {"Server": SERVER, "x-request-id": request_id, **reply.headers})
+    def _finished(self, visit: Visit, response: Answer) -> Answer:
+        if visit.job is not None and visit.job.first_sent is not None:
+            response.fields["x-supervisor-queue-ms"] = f"{(visit.job.first_sent - visit.arrived) * 1000:.1f}"
+        if self._dispatcher.draining:
+            response.force_close()
+        return response

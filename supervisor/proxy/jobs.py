@@ -83,30 +83,24 @@ class Asker(NamedTuple):
     mergeable: bool = True
 
 
-@dataclass(slots=True, eq=False)
 class Slice:
-    """Rows of one job, from `start` up to `stop`; `sends` counts how often they went to a worker that was lost."""
+    """Rows of one job, from `start` up to `stop`; `sends` counts how often they went to a worker that was lost.
 
-    job: "Job"
-    start: int
-    stop: int
-    sends: int = 0
+    `rows` is how many inputs it counts for, `longest` the characters of its longest row as far as they are known,
+    `cost` what it counts for in the queue: rows x longest row.
+    """
 
-    @property
-    def rows(self) -> int:
-        """How many inputs it counts for."""
-        return self.stop - self.start
+    __slots__ = ("cost", "job", "longest", "rows", "sends", "start", "stop")
 
-    @property
-    def longest(self) -> int:
-        """Characters of its longest row, as far as they are known."""
-        plan = self.job.plan
-        return plan.longest(self.start, self.stop) if isinstance(plan, Rows) else self.job.unread
-
-    @property
-    def cost(self) -> float:
-        """What it counts for in the queue: rows x longest row."""
-        return float(self.rows * max(SHORTEST, self.longest))
+    def __init__(self, job: "Job", start: int, stop: int, sends: int = 0) -> None:
+        self.job = job
+        self.start = start
+        self.stop = stop
+        self.sends = sends
+        self.rows = rows = stop - start
+        plan = job.plan
+        self.longest = longest = plan.longest(start, stop) if isinstance(plan, Rows) else job.unread
+        self.cost = float(rows * (longest if longest > SHORTEST else SHORTEST))
 
 
 @dataclass(slots=True, eq=False)
@@ -127,9 +121,14 @@ class Part:
     task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self.inputs = sum(piece.rows for piece in self.slices)
-        self.longest = max(piece.longest for piece in self.slices)
-        self.cost = sum(piece.cost for piece in self.slices)
+        inputs = longest = 0
+        cost = 0.0
+        for piece in self.slices:
+            inputs += piece.rows
+            cost += piece.cost
+            if piece.longest > longest:
+                longest = piece.longest
+        self.inputs, self.longest, self.cost = inputs, longest, cost
         if self.trial is not None:
             self.longest, self.cost = self.trial, float(max(SHORTEST, self.trial))
 
@@ -224,7 +223,10 @@ class Job:
         self.place = place
         self.arrived = arrived
         self.outcome = outcome
-        self.waiting: deque[Slice] = deque((Slice(self, 0, plan.inputs),))
+        self.unread = 0 if plan.divisible else min(LONGEST_UNREAD, len(plan.raw) // plan.inputs)
+        whole = Slice(self, 0, plan.inputs)
+        self.waiting: deque[Slice] = deque((whole,))
+        self.cost = whole.cost  # of what waits, as its slices count it
         self.waiting_inputs = plan.inputs
         self.running = 0
         self.leased = False
@@ -236,8 +238,6 @@ class Job:
         self.ready_mark = 0.0
         self.asleep_mark = 0.0
         self._merge: Merge | None = None
-        self.unread = 0 if plan.divisible else min(LONGEST_UNREAD, len(plan.raw) // plan.inputs)
-        self.cost = self.waiting[0].cost  # of what waits, as its slices count it
         # Classes never share a part: a one-line query is not to wait for the bulk that happens to leave with it.
         shares = plan.key if asker.mergeable and isinstance(plan, Rows) else None
         self.key: Hashable | None = None if shares is None else (shares, priority)
@@ -251,8 +251,9 @@ class Job:
         """The next rows that wait, at most `rows` of them (all, if the plan can't be divided)."""
         piece = self.waiting.popleft()
         if self.plan.divisible and piece.rows > rows:
-            self.waiting.appendleft(Slice(self, piece.start + rows, piece.stop, piece.sends))
-            piece.stop = piece.start + rows
+            middle = piece.start + rows
+            self.waiting.appendleft(Slice(self, middle, piece.stop, piece.sends))
+            piece = Slice(self, piece.start, middle, piece.sends)
         self.waiting_inputs -= piece.rows
         # Not a difference: rows leave longest first, so what remains of a slice costs less than its share.
         self.cost = sum(rest.cost for rest in self.waiting) if self.waiting else 0.0
@@ -279,6 +280,8 @@ class Job:
             return Refusal(Reason.WORKER_UNAVAILABLE, "The worker's answer to a part is not one of Infinity's.")
         assert isinstance(self.plan, Rows), "only rows are sent in several parts, or together"
         if self._merge is None:
+            if (body := self.plan.alone(answer)) is not None:
+                return Reply(reply.status, body, reply.headers)
             self._merge = self.plan.merge()
         try:
             self._merge.add(piece.start, piece.stop, answer)

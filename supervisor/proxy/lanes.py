@@ -77,14 +77,13 @@ class Lanes:
         Raises:
             Refusal: no such model.
         """
+        if body.naming is Naming.NAMED and (lane := self._names.get(body.model or "")) is not None:  # 1
+            return lane
         if not self._names:
             raise Refusal(Reason.WORKER_UNAVAILABLE, "No models are configured.")
         configured = [lane for lane in self if not lane.retired]
         if body.naming is Naming.NAMED:  # 1
-            lane = self._names.get(body.model or "")
-            if lane is None:
-                raise UnknownModelRefusal(body.model or "", [lane.model.name for lane in configured])
-            return lane
+            raise UnknownModelRefusal(body.model or "", [lane.model.name for lane in configured])
         if body.naming is Naming.ABSENT and len(configured) > 1:  # 2
             raise UnknownModelRefusal(UNNAMED, [lane.model.name for lane in configured])
         return next((lane for lane in configured if lane.ready), configured[0])  # 2, 3

@@ -61,7 +61,7 @@ class Pump:
         if lane.room.waits:
             self._short[lane] = None
         lane.sizing.busy(bool(lane.parts), now)
-        if len(lane.queue) and lane not in self._timers:
+        if lane.queue.inputs and lane not in self._timers:
             self.rearm(lane)
 
     def allow_trickle(self, size: int | None) -> None:

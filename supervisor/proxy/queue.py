@@ -56,7 +56,7 @@ class JobQueue:
         self.inputs -= piece.rows
         self._fair.charge(job, piece.cost)
         if not job.waiting:
-            self._remove(job)
+            self._left(job)
         return piece
 
     def put_back(self, piece: Slice, *, alone: bool = False) -> None:
@@ -79,10 +79,10 @@ class JobQueue:
         """Nothing of this job waits any more; harmless when nothing did."""
         if job.waiting:
             self.inputs -= job.waiting_inputs
-            self._remove(job)
+            self._fair.remove(job)
+            self._left(job)
             job.drop_waiting()
 
-    def _remove(self, job: Job) -> None:
-        self._fair.remove(job)
+    def _left(self, job: Job) -> None:
         self.bytes -= job.place.bytes
         job.place.give_back()

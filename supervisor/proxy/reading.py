@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 
@@ -22,6 +22,7 @@ IDLE_SECONDS: Final = 30.0
 # A day: longer than any client waits, and far from where floats lose milliseconds.
 LONGEST_TIMEOUT_MS: Final = 86_400_000
 _LONGEST_ID: Final = 128
+OUR_FAULT: Final = "A fault in the supervisor; its log has the details."
 # Request ids are to be unique, not secret: uuid4 asks the kernel each time, which was 4 % of a request.
 _ids: Final = random.Random()
 _JSON: Final = "application/json"
@@ -29,15 +30,27 @@ _JSON_ONLY: Final[Mapping[str, str]] = MappingProxyType({"Content-Type": _JSON})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def request_id(request: web.BaseRequest) -> str:
+class Headers(Protocol):
+    """The headers of a request, found by their names in lower case."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
+def request_id(headers: Headers) -> str:
     """The client's `x-request-id`, or one of ours where there is none fit for a header and a log line."""
-    given = request.headers.get("x-request-id", "")
-    if 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable() and " " not in given:
+    given = headers.get("x-request-id")
+    if (
+        given is not None
+        and 0 < len(given) <= _LONGEST_ID
+        and given.isascii()
+        and given.isprintable()
+        and " " not in given
+    ):
         return given
     return f"{_ids.getrandbits(128):032x}"
 
 
-def asker(request: web.BaseRequest, arrived: float) -> Asker:
+def asker(headers: Headers, address: str | None, arrived: float) -> Asker:
     """Who asks: what the head says that matters for the request's turn, and what of it a worker is to see.
 
     Clients are told apart by their API key, of which a hash is kept, or else by their address. A worker sees the
@@ -46,31 +59,28 @@ def asker(request: web.BaseRequest, arrived: float) -> Asker:
     Raises:
         Refusal: `x-request-timeout-ms` is no number of milliseconds.
     """
-    headers = request.headers
-    key = headers.get("Authorization")
-    if key is None:
-        client = request.remote or ""
-    else:
+    client = address or ""
+    if (key := headers.get("authorization")) is not None:
         client = blake2b(key.encode(errors="surrogateescape"), digest_size=8).hexdigest()
-    content_type, origin = headers.get("Content-Type"), headers.get("Origin")
+    content_type, origin = headers.get("content-type"), headers.get("origin")
     plain = content_type == _JSON and origin is None
     given = {"Content-Type": content_type, "Origin": origin}
     return Asker(
         client=client,
         priority=headers.get("x-priority"),
-        deadline=deadline(request, arrived),
+        deadline=deadline(headers, arrived),
         headers=_JSON_ONLY if plain else {name: value for name, value in given.items() if value is not None},
         mergeable=plain,
     )
 
 
-def deadline(request: web.BaseRequest, arrived: float) -> float | None:
+def deadline(headers: Headers, arrived: float) -> float | None:
     """When `x-request-timeout-ms` is over, on the clock of `arrived`; None without that header.
 
     Raises:
         Refusal: it is no number of milliseconds.
     """
-    given = request.headers.get("x-request-timeout-ms")
+    given = headers.get("x-request-timeout-ms")
     if given is None:
         return None
     try:

@@ -1,7 +1,7 @@
 """The data plane's HTTP server: which path goes where, and when it listens.
 
-On aiohttp's low-level server, without its router and middlewares: this path is walked for every request, and single
-short inputs cost more HTTP than inference.
+A connection begins as a `ClientConnection`, which serves requests that come whole and plain, and goes on with aiohttp's
+low-level server when something else comes.
 """
 
 import asyncio
@@ -19,10 +19,12 @@ from supervisor.errors import StartError
 from supervisor.proxy import catalog, reading
 from supervisor.proxy.answers import Answer
 from supervisor.proxy.catalog import ModelEntry
+from supervisor.proxy.client_connection import PlainConnections
 from supervisor.proxy.dispatcher import SHUTTING_DOWN, Dispatcher
 from supervisor.proxy.inference import CLIENT_GONE, JSON, SERVER, InferenceHandler
 from supervisor.proxy.observer import NullObserver, ProxyObserver
 from supervisor.proxy.passthrough import Passthrough
+from supervisor.proxy.plain_head import paths
 from supervisor.proxy.refusals import Reason, Refusal
 
 __all__ = ["ModelEntry", "ProxyServer"]
@@ -35,7 +37,7 @@ KEEP_ALIVE_SECONDS: Final = 75.0
 LINGER_SECONDS: Final = 2.0
 BACKLOG: Final = 2048
 
-_INFERENCE: Final = {prefix + kind.path: kind for kind in Inference for prefix in ("", "/v1")}
+_INFERENCE: Final = {path: kind for kind in Inference for path in paths(kind)}
 _MODELS: Final = frozenset({"/models", "/v1/models"})
 _HEALTH: Final = "/health"
 
@@ -77,6 +79,7 @@ class ProxyServer:
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             lingering_time=LINGER_SECONDS,
         )
+        self._plain = PlainConnections(self._infer, self._http, KEEP_ALIVE_SECONDS)
         self._listener: asyncio.Server | None = None
 
     @property
@@ -98,7 +101,7 @@ class ProxyServer:
         """
         host, _, port = self._listen.rpartition(":")
         try:
-            self._listener = await self._loop.create_server(self._http, host.strip("[]"), int(port), backlog=BACKLOG)
+            self._listener = await self._loop.create_server(self._plain, host.strip("[]"), int(port), backlog=BACKLOG)
         except OSError as error:
             raise StartError(f"proxy.listen {self._listen}: {error.strerror or error}") from error
 
@@ -112,14 +115,14 @@ class ProxyServer:
         """Close all connections; requests that are being answered get `timeout` seconds."""
         await self.stop_accepting()
         self._http.pre_shutdown()
-        await self._http.shutdown(timeout)
+        await asyncio.gather(self._plain.close(timeout), self._http.shutdown(timeout))
         await self._pass.close()
 
     # -- one request ------------------------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
-        request_id = reading.request_id(request)
+        request_id = reading.request_id(request.headers)
         try:
             endpoint = _INFERENCE.get(path)
             if endpoint is not None and request.method == "POST":
@@ -128,13 +131,12 @@ class ProxyServer:
                 return self._own(request, path, request_id)
             return await self._passed(request, request_id)
         except Refusal as refusal:
-            return self._infer.refuse(request, refusal, request_id)
+            return self._refused(request, refusal, request_id)
         except ConnectionError:
             raise
         except Exception:  # whatever it is, it is one request's: the client gets an answer, the log the details
             log.exception("request_failed", path=path, request_id=request_id)
-            text = "A fault in the supervisor; its log has the details."
-            return self._infer.refuse(request, Refusal(Reason.INTERNAL, text), request_id)
+            return self._refused(request, Refusal(Reason.INTERNAL, reading.OUR_FAULT), request_id)
 
     async def _passed(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         arrived = self._loop.time()
@@ -145,11 +147,14 @@ class ProxyServer:
                     raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
                 response = await self._pass(request, request_id)
             except Refusal as refusal:
-                response = self._infer.refuse(request, refusal, request_id)
+                response = self._refused(request, refusal, request_id)
             code = response.status
             return response
         finally:
             self._observer.request_done("other", None, code, self._loop.time() - arrived)
+
+    def _refused(self, request: web.BaseRequest, refusal: Refusal, request_id: str) -> Answer:
+        return self._infer.refusal(refusal, request_id, unread=not request.content.is_eof())
 
     def _own(self, request: web.BaseRequest, path: str, request_id: str) -> Answer:
         """`/health` and `/models`; another method than GET is refused in Infinity's words."""
