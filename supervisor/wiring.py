@@ -54,6 +54,7 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
             env=MappingProxyType(dict(_environment(settings, model))),
             command=tuple(infinity.command),
             batch_size=settings.batch_controller.max_batch_size,
+            cpu_held=settings.resource_monitor.cpu_hold_target is not None,
             start_timeout=infinity.start_timeout,
             drain_timeout=infinity.drain_timeout,
             stop_timeout=infinity.stop_timeout,

@@ -71,7 +71,8 @@ class InfinitySettings(Section):
 
     env: Environment = Field(default_factory=dict, repr=False)
     """Environment variables for all workers (HF_HOME, HF_TOKEN, OMP_NUM_THREADS …), besides the supervisor's own
-    environment. Values are text: write numbers in quotes. Default: none."""
+    environment. Values are text: write numbers in quotes. GOMP_SPINCOUNT is 2000 for workers that start under a CPU
+    hold unless it or OMP_WAIT_POLICY is set: threads that spin while they wait would use it up. Default: none."""
 
     start_timeout: Seconds = 300.0
     """Seconds without progress after which a starting worker is given up. Default 300: large model, slow disk."""

@@ -138,6 +138,11 @@ class Part:
         return self.slices[0].job.endpoint
 
     @property
+    def priority(self) -> Priority:
+        """The class of all its requests."""
+        return self.slices[0].job.priority
+
+    @property
     def shared(self) -> bool:
         """Whether it carries more than one request."""
         return len(self.slices) > 1

@@ -177,8 +177,8 @@ class Lane:
         job = self._leased() if self.grants is Grants.LEASED else self.queue.first()
         if job is None or (crowded and not self.sizing.quick(job, self.orders, places)):
             return None
-        rows = self._most(job)
-        if self.inflight and self.inflight + rows > self.orders.batch_size * self.orders.window:
+        rows, limit = self._most(job), self.orders.batch_size * self.orders.window
+        if places and (self.inflight + rows > limit or self.sizing.delays(job, rows, self.parts)):
             return None
         self.ration = self._ration(job)
         if self.ration.rows or self.ration.never:

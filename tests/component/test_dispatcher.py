@@ -282,7 +282,7 @@ async def test_a_blocker_that_leaves_lets_the_next_one_pass_at_once() -> None:
     async with world() as w:
         w.order(4, 2)
         worker = w.up(seconds=10)
-        w.ask(name="r", rows=4)
+        w.ask(name="r", rows=4, priority="normal")
         big = w.ask(name="b", rows=8, endpoint=Inference.AUDIO)
         small = w.ask(name="t", rows=2, priority="normal")
         await asyncio.sleep(1)

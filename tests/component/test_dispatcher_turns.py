@@ -7,14 +7,9 @@ import pytest
 
 from supervisor.proxy.jobs import SHORTEST, Asker
 from supervisor.proxy.refusals import Reason, Refusal
-from tests.support.dispatching import Client, Worker, World, world
+from tests.support.dispatching import Worker, World, all_of, world
 
 pytestmark = pytest.mark.looptime
-
-
-async def all_of(*clients: Client) -> None:
-    """Wait for their answers."""
-    await asyncio.gather(*(client.task for client in clients))
 
 
 # -- turns ----------------------------------------------------------------------------------------------------------
@@ -257,36 +252,7 @@ async def test_without_a_target_nothing_is_held() -> None:
         assert w.now == pytest.approx(1.0)
 
 
-# -- how much is at the worker --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("seconds", "most"), [(0.008, 4), (0.15, 2)])
-async def test_full_parts_of_milliseconds_need_no_proof(seconds: float, most: int) -> None:
-    """Beyond two, parts leave at once where they are full and short; long ones wait until a trial has shown a gain."""
-    async with world() as w:
-        w.order(8, 4, seconds=0.2)
-        worker = w.up(seconds=seconds)
-        for i in range(12):  # what parts take is learned
-            await all_of(w.ask(rows=8, name=f"warm{i}."))
-        del worker.sent[:]
-        large = w.ask(rows=80, name="large")
-        await w.settle()
-        assert len(worker.running) == most
-        await large
-        assert large.right
-
-
-async def test_parts_that_are_not_full_wait_for_a_place() -> None:
-    """Short as they are, ten lines beside two running parts gather and leave as one."""
-    async with world() as w:
-        w.order(32, 4, seconds=0.2)
-        worker = w.up(seconds=0.008)
-        for i in range(12):
-            await all_of(w.ask(rows=32, name=f"warm{i}."))
-        del worker.sent[:]
-        lines = [w.ask(name=f"n{i}.") for i in range(12)]
-        await all_of(*lines)
-        assert sorted(len(sent.rows) for sent in worker.sent) == [1, 1, 10]
+# -- what is not begun ------------------------------------------------------------------------------------------------
 
 
 async def test_what_can_not_be_done_in_time_is_not_begun() -> None:

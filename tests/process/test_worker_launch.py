@@ -71,6 +71,17 @@ def test_the_configs_environment_wins_but_for_the_key() -> None:
     assert env["INFINITY_API_KEY"] == "k"
 
 
+def test_threads_of_a_held_worker_do_not_turn_in_circles_while_they_wait() -> None:
+    """Under a CPU hold waiting costs the work its CPU; what the operator wrote, here or in our environment, stays."""
+    held = replace(SPEC, cpu_held=True)
+    assert environment(held, {}, "k", HOME)["GOMP_SPINCOUNT"] == "2000"
+    assert environment(held, {"GOMP_SPINCOUNT": "7"}, "k", HOME)["GOMP_SPINCOUNT"] == "7"
+    assert environment(replace(held, env={"GOMP_SPINCOUNT": "8"}), {}, "k", HOME)["GOMP_SPINCOUNT"] == "8"
+    assert "GOMP_SPINCOUNT" not in environment(held, {"OMP_WAIT_POLICY": "ACTIVE"}, "k", HOME)
+    assert "GOMP_SPINCOUNT" not in environment(replace(held, env={"OMP_WAIT_POLICY": "PASSIVE"}), {}, "k", HOME)
+    assert "GOMP_SPINCOUNT" not in environment(SPEC, {}, "k", HOME)
+
+
 @pytest.mark.parametrize(
     ("device", "device_id", "visible"),
     [("cpu", 1, None), ("cuda", None, None), ("cuda", 1, "1"), ("auto", "GPU-5e1f", "GPU-5e1f"), ("cuda", 0, "0")],
@@ -104,7 +115,7 @@ def test_only_some_settings_need_a_new_process() -> None:
         "env": {"A": "b"},
         "command": ("other",),
     }
-    live = {"batch_size": 5, "start_timeout": 1.0, "drain_timeout": 1.0, "stop_timeout": 1.0}
+    live = {"batch_size": 5, "cpu_held": True, "start_timeout": 1.0, "drain_timeout": 1.0, "stop_timeout": 1.0}
     assert set(other) | set(live) == {field.name for field in fields(WorkerSpec)}
     for name, value in other.items():
         assert replace(SPEC, **{name: value}).launch_key() != SPEC.launch_key()  # type: ignore[arg-type]

@@ -323,6 +323,11 @@ async def world(*models: str, peaks: Peaks | None = None, **limits: float) -> As
         await made.dispatcher.close()
 
 
+async def all_of(*clients: Client) -> None:
+    """Wait for their answers."""
+    await asyncio.gather(*(client.task for client in clients))
+
+
 def lost(sent: bool = True) -> Callable[[Sent], Reply | None]:
     """A script: every part is lost."""
 
