@@ -5,6 +5,7 @@ clock, no worker.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ MAX_SENDS = 3
 SHORTEST: Final = 64
 # And at most as much as one of this many: the bytes of an image or of a body that can't be read say little about work.
 LONGEST_UNREAD: Final = 4096
+# Rows of one class of lengths differ by 13 % at most: so little of their part is padding (6 % on average).
+LENGTHS_PER_E: Final = 8
 
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -81,6 +84,18 @@ class Asker(NamedTuple):
     deadline: float | None = None
     headers: Mapping[str, str] = NO_HEADERS
     mergeable: bool = True
+
+
+class Key(NamedTuple):
+    """Jobs of one `kind` may share a part; those with the same `length`, a class, are the best company."""
+
+    kind: Hashable
+    length: int
+
+    @staticmethod
+    def of(kind: Hashable, longest: int) -> "Key":
+        """The key of a job with rows of at most `longest` characters."""
+        return Key(kind, int(math.log(max(longest, SHORTEST)) * LENGTHS_PER_E))
 
 
 class Slice:
@@ -178,8 +193,8 @@ class Job:
     """One request for a model, from when its body is understood until its answer is written.
 
     `outcome` gets a Reply or a Refusal, once. Slices are in `waiting`, in running parts, or done; the sum never changes
-    until the job ends. `started`: some of it is at a worker or was answered; `leased`: it holds its worker. `key`: jobs
-    with the same one may share a part; None shares with nobody. `short`: what it lacks while it waits for memory.
+    until the job ends. `started`: some of it is at a worker or was answered; `leased`: it holds its worker. `key` tells
+    with whom it may share a part; None: with nobody. `short`: what it lacks while it waits for memory.
     """
 
     __slots__ = (
@@ -245,7 +260,7 @@ class Job:
         self._merge: Merge | None = None
         # Classes never share a part: a one-line query is not to wait for the bulk that happens to leave with it.
         shares = plan.key if asker.mergeable and isinstance(plan, Rows) else None
-        self.key: Hashable | None = None if shares is None else (shares, priority)
+        self.key = None if shares is None else Key.of((shares, priority), whole.longest)
 
     @property
     def done(self) -> bool:

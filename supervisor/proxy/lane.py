@@ -16,6 +16,7 @@ from typing import Final
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.model import LaneOrders
+from supervisor.proxy.filling import Filling
 from supervisor.proxy.jobs import MAX_SENDS, Job, Part, Slice, WorkerClient
 from supervisor.proxy.part_room import FREE, PartRoom, Ration, Rooms
 from supervisor.proxy.patience import CLOSE_ENOUGH, Patience
@@ -189,28 +190,15 @@ class Lane:
         return self._one_that_fits(job) if self.grants is Grants.ALL else None
 
     def cut(self, job: Job, now: float) -> Part:
-        """A part of this job, taken from the queue, and of those that may share it.
-
-        The next in line join as long as the part stays within the batch size and `part_seconds`, which is asked anew
-        with each, since every row is padded to the longest.
-        """
+        """A part of this job, taken from the queue, and of those that share it (`filling`)."""
         most, up_to, trial, _, _ = self.ration
         if trial is not None:
             return self._part([self.queue.take(job, 1)], now, trial)
         piece = self.queue.take(job, min(most, self._most(job)))
-        slices, inputs, longest = [piece], piece.rows, piece.longest
-        if self.shares and self.grants is Grants.ALL and job.plan.divisible:
-            most = min(most, self.sizing.rows(job.endpoint, longest, self.orders))
-            while inputs < most and (other := self.queue.next_like(job)) is not None:
-                if other.waiting[0].longest > longest:
-                    longest = other.waiting[0].longest
-                    most = min(most, self.sizing.rows(job.endpoint, longest, self.orders))
-                    if inputs >= most or longest > up_to:
-                        break
-                piece = self.queue.take(other, most - inputs)
-                slices.append(piece)
-                inputs += piece.rows
-        return self._part(slices, now)
+        if job.key is None or not self.shares or self.grants is not Grants.ALL:
+            return self._part([piece], now)
+        filling = Filling(self.queue, self.sizing, self.orders, piece)
+        return self._part(filling.fill(job.key, most, up_to), now)
 
     def trickles(self, now: float) -> bool:
         """Whether one small part may pass the closed gate: not while one is at the worker, for that is progress."""

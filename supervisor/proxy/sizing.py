@@ -6,7 +6,7 @@ Owns what is learned of one model: what its parts take, and whether a wider wind
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.core.cost import CostModel
 from supervisor.core.fair_queue import WEIGHTS
@@ -26,6 +26,13 @@ QUICK_SECONDS: Final = 0.1
 TOGETHER: Final = 0.2
 # What a part may take (s) that leaves right behind one of a higher class: a quarter of a usual part.
 BESIDE_HIGHER: Final = 0.05
+
+
+class Batch(NamedTuple):
+    """So many rows, of at most so many characters each."""
+
+    rows: int
+    longest: int
 
 
 @dataclass(slots=True)
@@ -108,6 +115,17 @@ class Sizing:
         if orders.part_seconds is None:
             return orders.batch_size
         return self._cost[endpoint].rows_within(orders.part_seconds, longest, orders.batch_size)
+
+    def pays(self, endpoint: Inference, part: Batch, others: Batch, alike: int) -> bool:
+        """Whether it is less work for these `others` to join the part than to leave with the likes of them.
+
+        Every row is padded to the longest of its part, and every part has an overhead. `alike`: how many of the others'
+        length would leave together.
+        """
+        cost = self._cost[endpoint]
+        joined = cost.units(part.rows + others.rows, max(part.longest, others.longest))
+        apart = cost.units(alike, others.longest) * others.rows / alike
+        return joined - cost.units(part.rows, part.longest) <= apart
 
     def core_seconds(self, part: Part) -> float:
         """What CPU time a part is expected to use."""

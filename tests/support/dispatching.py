@@ -21,7 +21,7 @@ from supervisor.core.endpoint import Endpoint
 from supervisor.core.model import LaneOrders, Orders
 from supervisor.core.payload import Inference, read_body
 from supervisor.proxy.dispatcher import Dispatcher, QueueLimits, ServedModel
-from supervisor.proxy.jobs import Asker, Job, Reply, WorkerLost
+from supervisor.proxy.jobs import Asker, Job, Key, Reply, WorkerLost
 from supervisor.proxy.refusals import Refusal
 from supervisor.proxy.worker_memory import Peaks
 from tests.support import fake_infinity
@@ -291,6 +291,11 @@ class World:
             jobs = list(lane.queue)
             assert len(jobs) == len(lane.queue)
             assert lane.queue.inputs == sum(job.waiting_inputs for job in jobs)
+            lengths: dict[Key, int] = {}
+            for job in jobs:
+                if job.key is not None:
+                    lengths[job.key] = lengths.get(job.key, 0) + job.waiting_inputs
+            assert {key: n for kind in lane.queue._lengths for key, n in lane.queue.nearest(Key(kind, 0))} == lengths
             assert lane.queue.bytes == sum(job.place.bytes for job in jobs)
             assert lane.queue.cost == pytest.approx(sum(job.cost for job in jobs))
             assert lane.inflight == sum(part.inputs for part in lane.parts)
