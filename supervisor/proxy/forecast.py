@@ -12,9 +12,10 @@ from supervisor.proxy.jobs import SHORTEST, Asker, Job
 from supervisor.proxy.lane import Lane
 from supervisor.proxy.refusals import Reason, Refusal
 
-# A wait that is foreseen to fill more of the time a client allows than this is too long: the estimate is a mean, and a
-# request that is taken and then runs into its deadline has cost CPU for nothing.
-SURE_OF_TIME: Final = 0.8
+# A wait that is foreseen to fill more of the time a client allows than this is too long: the estimate is a mean, parts
+# are filled past those whose length is rare, and a request that is taken and then runs into its deadline has waited for
+# nothing. (At ten times the capacity, 2 s allowed: of those taken 19 % expired with 0.8, 16 % with 0.7, 7 % with 0.6.)
+SURE_OF_TIME: Final = 0.6
 # Until its body is read, a request up to this size is taken for a line or two, a larger one for a list of texts.
 SMALL_BODY: Final = 4096
 

@@ -115,12 +115,28 @@ async def test_lengths_are_counted_through_cancels_and_worker_errors() -> None:
         w.check_empty()
 
 
+async def test_lengths_are_counted_where_the_rest_of_a_job_waits_while_its_first_rows_are_refused() -> None:
+    """From then on all of it goes alone."""
+    async with world() as w:
+        w.order(4, 1)
+        await learn(w)
+        busy = w.ask(name="z")
+        await w.settle()
+        one = w.ask(name="o" * NEAR, client="one", priority="normal")
+        many = w.ask(rows=7, priority="normal", name="m" * NEAR, client="many")
+        refused = fails_together(w.workers[0])
+        order = await parts(w, busy, one, many)
+        assert refused == [4]
+        assert sorted(order[0]) == ["m", "m", "m", "o"]
+        assert sorted(order[1:]) == ["mmm", "mmmm", "o"]
+
+
 def fails_together(worker: Worker) -> list[int]:
-    """Parts of several rows get a 400 from now on; how many rows each had."""
+    """Parts of several clients get a 400 from now on; how many rows each had."""
     refused: list[int] = []
 
     def script(sent: Sent) -> Reply | None:
-        if len(sent.rows) == 1:
+        if len({row[0] for row in sent.rows}) == 1:
             return None
         refused.append(len(sent.rows))
         return Reply(400, b'{"error": {"message": "no", "type": "x", "code": 400}}', {})
