@@ -55,13 +55,16 @@ def _refusal(lane: Lane, asker: Asker, priority: Priority, cost: float, max_wait
     enough = max_wait if asker.deadline is None else min(max_wait, SURE_OF_TIME * (asker.deadline - now))
     if seconds_for(running + queue.cost + cost) <= enough:  # even behind all others: nothing more is asked for most
         return None
-    seconds = seconds_for(running + queue.cost_ahead(asker.client, priority, 0.0))
-    if seconds > max_wait:  # 1
-        why = f"about {seconds:.0f} s behind others, {max_wait:.0f} may (queue.max_wait)"
-        return _too_long(why, seconds - max_wait)
+    seconds = seconds_for(running + queue.cost_ahead(asker.client, priority, cost))
+    if seconds <= enough:
+        return None
+    if seconds > max_wait:  # only then the first part may leave too late
+        first = seconds_for(running + queue.cost_ahead(asker.client, priority, 0.0))
+        if first > max_wait:  # 1
+            why = f"about {first:.0f} s behind others, {max_wait:.0f} may (queue.max_wait)"
+            return _too_long(why, first - max_wait)
     if asker.deadline is not None:  # 2
         left = asker.deadline - now
-        seconds = seconds_for(running + queue.cost_ahead(asker.client, priority, cost))
         if seconds > SURE_OF_TIME * left:
             return _too_long(f"about {seconds:.1f} s, x-request-timeout-ms leaves {left:.1f} s", seconds)
     return None
