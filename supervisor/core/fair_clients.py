@@ -16,131 +16,23 @@ The rules, in virtual time (all in cost units):
 6. When nobody waits there is nothing to share: all is forgotten, so no number here grows for ever.
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heappop, heappush
 from itertools import count
 from math import isclose
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic
 
 from supervisor.core.fair_backlog import Backlog
+from supervisor.core.fair_order import NOTHING, Client, Line, Order, W
 
 # The merge key under which every entry is found, besides its own.
 ANY: Final = object()
-# Heaps are rebuilt when more than half of their records, and more than this, are of lines that ended.
-HEAP_SLACK = 32
 # How much of the largest slice's weight is left at the next charge: one huge row loosens rule 2 for a few dozen parts.
 SLICE_DECAY = 0.99
 # So many clients that left are remembered at most, those who owe most: 4,096 take about 1 MB.
 LEFT_MOST = 4096
 # Relative and absolute error allowed to sums of floats, in the invariants.
 TOLERANCE = 1e-6
-
-
-class Waiting(Protocol):
-    """What this level needs to know of an entry."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def client(self) -> str: ...
-    @property
-    def key(self) -> Hashable | None: ...
-
-
-W = TypeVar("W", bound=Waiting)
-
-
-class Line(OrderedDict[int, W]):
-    """Entries of one client in order of arrival: all of them, or those of one merge key. Ends when it is empty.
-
-    An OrderedDict, not a dict: its first item is found in constant time after any number of removals.
-    """
-
-    __slots__ = ("client",)
-
-    client: "Client[W]"
-
-
-# What a client has who does not wait. His own empty line would make a cycle with him, which only the collector frees.
-NOTHING: Final[Line[Any]] = Line()
-
-
-class Client(Generic[W]):
-    """One client in one class. `cost` is what of it waits and is not paid yet; `turn` is when it was last served.
-
-    `limit` is how far its tag may be pushed until its oldest entry is served.
-    """
-
-    __slots__ = ("all", "cost", "keyed", "limit", "name", "remembered", "tag", "turn")
-
-    def __init__(self, name: str, tag: float) -> None:
-        self.name = name
-        self.tag = tag
-        self.limit = tag
-        self.turn = 0
-        self.cost = 0.0
-        self.remembered = False
-        self.all: Line[W] = NOTHING
-        self.keyed: dict[Hashable, Line[W]] = {}
-
-
-class Order(Generic[W]):
-    """Lines by (tag, turn, oldest entry) of their clients, which only grow while a line lives.
-
-    So a record is corrected when it comes to the top, not when its client is served: one service would otherwise touch
-    the heap of each key that the client waits with.
-    """
-
-    __slots__ = ("_heap", "lines")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, int, int, Line[W]]] = []
-        self.lines = 0
-
-    def push(self, line: Line[W], serial: int) -> None:
-        """A line that has got its first entry; `serial` is unique, so that lines are never compared."""
-        client = line.client
-        heappush(self._heap, (client.tag, client.turn, next(iter(line)), serial, line))
-        self.lines += 1
-
-    def advance(self, line: Line[W]) -> None:
-        """A line has got an entry before its others: its record, which may say too late a turn, is set right."""
-        for place, (_, _, _, serial, other) in enumerate(self._heap):
-            if other is line:
-                client = line.client
-                self._heap[place] = (client.tag, client.turn, next(iter(line)), serial, line)
-                heapify(self._heap)
-                return
-
-    def ended(self) -> None:
-        """One of the lines has become empty."""
-        self.lines -= 1
-        if len(self._heap) > 2 * self.lines + HEAP_SLACK:
-            self._heap = [record for record in self._heap if record[4]]
-            heapify(self._heap)
-
-    def first(self) -> Line[W]:
-        """The line that is next; there must be one."""
-        heap = self._heap
-        while True:
-            tag, turn, oldest, serial, line = heap[0]
-            if not line:
-                heappop(heap)
-                continue
-            client = line.client
-            number = next(iter(line))
-            if tag == client.tag and turn == client.turn and oldest == number:
-                return line
-            heapreplace(heap, (client.tag, client.turn, number, serial, line))
-
-    def check(self) -> None:
-        """Each line that lives has one record, none that promises it a later turn, and the first is the least."""
-        live = [line for *_, line in self._heap if line]
-        assert len({id(line) for line in live}) == len(live) == self.lines > 0
-        assert all((tag, turn) <= (line.client.tag, line.client.turn) for tag, turn, *_, line in self._heap if line)
-        assert self.first() is min(live, key=lambda line: (line.client.tag, line.client.turn, next(iter(line))))
-        assert len(self._heap) <= 2 * self.lines + HEAP_SLACK
 
 
 def pushed(tag: float, by: float, limit: float) -> float:
@@ -172,20 +64,12 @@ class Clients(Generic[W]):
         client = self._clients.get(entry.client)
         if client is None:
             client = self._clients[entry.client] = Client(entry.client, self._clock)
-        number, key = entry.number, entry.key
+        number = entry.number
         if client.all:
             client.all[number] = entry
         else:
             self._join(client, number, entry)
-        if key is not None:
-            line = client.keyed.get(key)
-            if line is None:
-                client.keyed[key] = self._begin(key, client, number, entry)
-            else:
-                line[number] = entry
-                if first:
-                    line.move_to_end(number, last=False)
-                    self._orders[key].advance(line)
+        self._add_alike(client, entry, first)
         if first:
             client.all.move_to_end(number, last=False)
             self._orders[ANY].advance(client.all)
@@ -195,16 +79,16 @@ class Clients(Generic[W]):
     def remove(self, client: Client[W], entry: W, cost: float) -> None:
         """It waits no more; `cost` is what of it was not paid."""
         self.backlog.change(client, -cost)
-        number, key = entry.number, entry.key
-        del client.all[number]
-        if key is not None:
-            line = client.keyed[key]
-            del line[number]
-            if not line:
-                del client.keyed[key]
-                self._end(key)
+        del client.all[entry.number]
+        self._remove_alike(client, entry.number, entry.key)
         if not client.all:
             self._leave(client)
+
+    def rekey(self, client: Client[W], entry: W, before: Hashable | None) -> None:
+        """Its merge key was `before` and is another now."""
+        self._remove_alike(client, entry.number, before)
+        line = client.keyed.get(entry.key)
+        self._add_alike(client, entry, first=line is not None and entry.number < next(iter(line)))
 
     def charge(self, client: Client[W], number: int, cost: float) -> bool:
         """So much of an entry of this client was served (rules 1 to 4); whether that was the next of all."""
@@ -277,6 +161,29 @@ class Clients(Generic[W]):
         self.backlog.check(self._clients.values())
         total = sum(client.cost for client in waiting)
         assert isclose(self.backlog.cost, total, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+    def _add_alike(self, client: Client[W], entry: W, first: bool) -> None:
+        """It waits with his others of the same key, behind them or before them."""
+        number, key = entry.number, entry.key
+        if key is None:
+            return
+        line = client.keyed.get(key)
+        if line is None:
+            client.keyed[key] = self._begin(key, client, number, entry)
+            return
+        line[number] = entry
+        if first:
+            line.move_to_end(number, last=False)
+            self._orders[key].advance(line)
+
+    def _remove_alike(self, client: Client[W], number: int, key: Hashable | None) -> None:
+        if key is None:
+            return
+        line = client.keyed[key]
+        del line[number]
+        if not line:
+            del client.keyed[key]
+            self._end(key)
 
     def _join(self, client: Client[W], number: int, entry: W) -> None:
         """Rule 3: who is remembered has a tag above the floor, who is not begins at the clock."""

@@ -16,7 +16,8 @@ from enum import StrEnum
 from math import isclose
 from typing import Final, Generic, Protocol, TypeVar
 
-from supervisor.core.fair_clients import ANY, SLICE_DECAY, TOLERANCE, Client, Clients, pushed
+from supervisor.core.fair_clients import ANY, SLICE_DECAY, TOLERANCE, Clients, pushed
+from supervisor.core.fair_order import Client
 
 
 class Priority(StrEnum):
@@ -152,6 +153,11 @@ class FairQueue(Generic[E]):
         held = self._held.get(entry.number)
         if held is not None:
             self._remove(held)
+
+    def rekey(self, entry: E, before: Hashable | None) -> None:
+        """Its merge key was `before` and is another now; raises KeyError if it is not in here."""
+        held = self._held[entry.number]
+        held.class_.clients.rekey(held.client, entry, before)
 
     def first(self) -> E | None:
         """The entry that is next, None if none waits."""

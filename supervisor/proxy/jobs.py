@@ -5,7 +5,6 @@ clock, no worker.
 """
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from supervisor.core.answer import Answer, cut
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.fair_queue import Priority
+from supervisor.core.lengths import Band, bands
 from supervisor.core.merge import Merge, MergeError
 from supervisor.core.part_memory import Oversize
 from supervisor.core.payload import Inference, Plan, Rows, merged_body
@@ -28,9 +28,6 @@ MAX_SENDS = 3
 SHORTEST: Final = 64
 # And at most as much as one of this many: the bytes of an image or of a body that can't be read say little about work.
 LONGEST_UNREAD: Final = 4096
-# Rows of one class of lengths differ by 13 % at most: so little of their part is padding (6 % on average).
-LENGTHS_PER_E: Final = 8
-
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -87,15 +84,10 @@ class Asker(NamedTuple):
 
 
 class Key(NamedTuple):
-    """Jobs of one `kind` may share a part; those with the same `length`, a class, are the best company."""
+    """Jobs of one `kind` may share a part; rows with the same `length`, a class, are the best company."""
 
     kind: Hashable
     length: int
-
-    @staticmethod
-    def of(kind: Hashable, longest: int) -> "Key":
-        """The key of a job with rows of at most `longest` characters."""
-        return Key(kind, int(math.log(max(longest, SHORTEST)) * LENGTHS_PER_E))
 
 
 class Slice:
@@ -194,7 +186,8 @@ class Job:
 
     `outcome` gets a Reply or a Refusal, once. Slices are in `waiting`, in running parts, or done; the sum never changes
     until the job ends. `started`: some of it is at a worker or was answered; `leased`: it holds its worker. `key` tells
-    with whom it may share a part; None: with nobody. `short`: what it lacks while it waits for memory.
+    with whom its next rows may share a part; None: with nobody. `bands` are the classes of all its rows, none where
+    `key` is None. `short`: what it lacks while it waits for memory.
     """
 
     __slots__ = (
@@ -202,6 +195,7 @@ class Job:
         "arrived",
         "asker",
         "asleep_mark",
+        "bands",
         "client",
         "cost",
         "endpoint",
@@ -259,8 +253,11 @@ class Job:
         self.asleep_mark = 0.0
         self._merge: Merge | None = None
         # Classes never share a part: a one-line query is not to wait for the bulk that happens to leave with it.
-        shares = plan.key if asker.mergeable and isinstance(plan, Rows) else None
-        self.key = None if shares is None else Key.of((shares, priority), whole.longest)
+        self.key: Key | None = None
+        self.bands: tuple[Band, ...] = ()
+        if asker.mergeable and isinstance(plan, Rows) and plan.key is not None:
+            self.bands = bands(lambda at: plan.longest(at, at + 1), plan.inputs)
+            self.key = Key((plan.key, priority), self.bands[0].length)
 
     @property
     def done(self) -> bool:
@@ -284,6 +281,27 @@ class Job:
         self.waiting.appendleft(piece)
         self.waiting_inputs += piece.rows
         self.cost += piece.cost
+
+    @property
+    def next_key(self) -> Key | None:
+        """What `key` is to be, by the rows that wait first."""
+        if len(self.bands) < 2 or self.key is None or not self.waiting:
+            return self.key
+        return Key(self.key.kind, self.lengths(self.waiting[0])[0][0])
+
+    def lengths(self, piece: Slice) -> list[tuple[int, int]]:
+        """The classes of these rows, and how many are of each, in their order."""
+        if len(self.bands) == 1:
+            return [(self.bands[0].length, piece.rows)]
+        start, found = piece.start, []
+        for length, stop in self.bands:
+            if start < stop:
+                stop = min(stop, piece.stop)
+                found.append((length, stop - start))
+                start = stop
+            if start == piece.stop:
+                break
+        return found
 
     def drop_waiting(self) -> None:
         """None of its rows shall leave any more."""

@@ -194,11 +194,9 @@ class Lane:
         most, up_to, trial, _, _ = self.ration
         if trial is not None:
             return self._part([self.queue.take(job, 1)], now, trial)
-        piece = self.queue.take(job, min(most, self._most(job)))
         if job.key is None or not self.shares or self.grants is not Grants.ALL:
-            return self._part([piece], now)
-        filling = Filling(self.queue, self.sizing, self.orders, piece)
-        return self._part(filling.fill(job.key, most, up_to), now)
+            return self._part([self.queue.take(job, min(most, self._most(job)))], now)
+        return self._part(Filling(self.queue, self.sizing, self.orders, job, job.key, most).fill(up_to), now)
 
     def trickles(self, now: float) -> bool:
         """Whether one small part may pass the closed gate: not while one is at the worker, for that is progress."""

@@ -1,5 +1,6 @@
 """The dispatcher in virtual time: whose rows share a part, when rows of several lengths wait."""
 
+import orjson
 import pytest
 
 from supervisor.proxy.jobs import Reply
@@ -92,6 +93,58 @@ async def test_a_rare_length_leaves_in_its_turn() -> None:
         await all_of(rare, *clients)
         order = "".join(letter for sent in w.workers[0].sent for letter in {row[0] for row in sent.rows})
         assert order.index("r") <= 4
+
+
+def mixed(w: World, client: str, *lengths: int) -> Client:
+    """A request of rows of these lengths."""
+    raw = orjson.dumps({"model": "a", "input": [client * length for length in lengths]})
+    return w.ask(raw=raw, client=client, priority="normal")
+
+
+def rows_of(w: World) -> list[list[int]]:
+    """The lengths of the rows of each part, after the first."""
+    return [[len(row) for row in sent.rows] for sent in w.workers[0].sent[1:]]
+
+
+async def test_requests_of_long_and_short_rows_are_divided_so_that_no_part_is_padded() -> None:
+    """Two of them share two parts of one length each, instead of one part each that is nearly half padding."""
+    async with world() as w:
+        w.order(4, 1)
+        await learn(w)
+        busy = w.ask(name="z")
+        await w.settle()
+        await parts(w, busy, mixed(w, "a", SHORT, LONG, SHORT, LONG), mixed(w, "b", LONG, SHORT, LONG, SHORT))
+        assert rows_of(w) == [[LONG] * 4, [SHORT] * 4]
+
+
+async def test_a_request_is_not_divided_where_that_gains_nothing() -> None:
+    """Nobody fills its parts, or the padding is too little: it leaves as its client wrote it."""
+    async with world() as w:
+        w.order(4, 1)
+        await learn(w)
+        busy = w.ask(name="z")
+        await w.settle()
+        alone = mixed(w, "a", SHORT, NEAR, SHORT)
+        await parts(w, busy, alone)
+        assert rows_of(w) == [[SHORT, NEAR, SHORT]]
+        del w.workers[0].sent[:]
+        busy = w.ask(name="z")
+        await w.settle()
+        await parts(w, busy, mixed(w, "a", 100, 106, 100, 106), mixed(w, "b", 106, 100, 106, 100))
+        assert rows_of(w) == [[100, 106, 100, 106], [106, 100, 106, 100]]
+
+
+async def test_the_rest_of_a_request_fills_the_part_that_its_first_rows_began() -> None:
+    """Where nobody else has such rows: one piece of it, not two."""
+    async with world() as w:
+        w.order(8, 1)
+        await learn(w)
+        busy = w.ask(name="z")
+        await w.settle()
+        one = mixed(w, "a", *(LONG,) * 2, *(SHORT,) * 10)
+        other = mixed(w, "b", *(LONG,) * 5, *(SHORT,) * 3)
+        await parts(w, busy, one, other)
+        assert sorted(map(sorted, rows_of(w))) == [[SHORT] * 5, [SHORT] * 8, [LONG] * 7]
 
 
 async def test_lengths_are_counted_through_cancels_and_worker_errors() -> None:

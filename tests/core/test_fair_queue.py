@@ -182,6 +182,31 @@ def test_a_client_with_alternating_keys_fills_its_parts() -> None:
     assert keys == ["floats", "base64"] * 20
 
 
+def test_an_entry_gets_another_key_and_keeps_its_turn() -> None:
+    """It is found by the new one only, before later entries of its client; by none, it waits on."""
+    host = Host()
+    first = host.add("a", 8, key="long")
+    second = host.add("a", 1, key="short")
+    third = host.add("a", 1, key="short")
+    first.key = "short"
+    host.queue.rekey(first, "long")
+    host.queue.check_invariants()
+    assert host.queue.next_like("long") is None
+    assert [request for request, _ in host.part(9)] == [first, second]
+    third.key = None
+    host.queue.rekey(third, "short")
+    host.queue.check_invariants()
+    assert host.queue.next_like("short") is None
+    assert host.queue.first() is third
+    third.key = "long"
+    host.queue.rekey(third, None)
+    assert host.queue.next_like("long") is third
+    host.queue.remove(third)
+    with pytest.raises(KeyError):
+        host.queue.rekey(third, "long")
+    assert_empty(host.queue)
+
+
 def test_a_part_is_filled_with_one_entry_of_each_client_in_turn() -> None:
     """Filling is fair too: of three clients with the same key, nobody gets into a part twice before all did once."""
     host = Host()
@@ -606,6 +631,14 @@ class Anything(RuleBasedStateMachine):
         self.host.queue.remove(gone)
         self.flying = [[piece for piece in part if piece[0] is not gone] for part in self.flying]
         self.flying = [part for part in self.flying if part]
+
+    @precondition(lambda self: self.live)
+    @rule(pick=st.randoms(use_true_random=False), key=st.sampled_from([None, "x", "y"]))
+    def rekey(self, pick: Random, key: str | None) -> None:
+        """Another key from now on, perhaps the same."""
+        request = pick.choice(self.live)
+        before, request.key = request.key, key
+        self.host.queue.rekey(request, before)
 
     @invariant()
     def agrees(self) -> None:

@@ -18,6 +18,7 @@ import orjson
 import pytest
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.lengths import length_class
 from supervisor.core.model import LaneOrders, Orders
 from supervisor.core.payload import Inference, read_body
 from supervisor.proxy.dispatcher import Dispatcher, QueueLimits, ServedModel
@@ -293,8 +294,10 @@ class World:
             assert lane.queue.inputs == sum(job.waiting_inputs for job in jobs)
             lengths: dict[Key, int] = {}
             for job in jobs:
-                if job.key is not None:
-                    lengths[job.key] = lengths.get(job.key, 0) + job.waiting_inputs
+                for piece in job.waiting if job.key else ():
+                    for at in range(piece.start, piece.stop):
+                        key = Key(job.key.kind, length_class(job.plan.longest(at, at + 1)))
+                        lengths[key] = lengths.get(key, 0) + 1
             assert {key: n for kind in lane.queue._lengths for key, n in lane.queue.nearest(Key(kind, 0))} == lengths
             assert lane.queue.bytes == sum(job.place.bytes for job in jobs)
             assert lane.queue.cost == pytest.approx(sum(job.cost for job in jobs))
