@@ -58,6 +58,7 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
             start_timeout=infinity.start_timeout,
             drain_timeout=infinity.drain_timeout,
             stop_timeout=infinity.stop_timeout,
+            stall_timeout=infinity.stall_timeout,
         )
         for model in settings.models
     )

@@ -83,6 +83,10 @@ class InfinitySettings(Section):
     stop_timeout: Seconds = 10.0
     """Seconds from SIGTERM to SIGKILL. Default 10: a healthy Infinity ends in 1 to 2."""
 
+    stall_timeout: Seconds = 30.0
+    """Seconds in which a worker that has work finishes nothing, until it is asked a canary; a dead one is killed and
+    restarted within 15 more, a busy one gets 10 times as long. Default 30."""
+
 
 class ModelSettings(Section):
     """One model: what clients call it, and how its Infinity is started."""

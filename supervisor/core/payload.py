@@ -7,15 +7,14 @@ unchanged, byte for byte, and Infinity judges it. So a doubt costs a split, neve
 Pure: bytes and values in, bytes and values out.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, StrEnum, auto
+from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from supervisor.core.answer import Answer, Shape
+from supervisor.core.body import Body, Naming
 from supervisor.core.fields import MAX_IMAGES, are_images, are_texts, is_bool, is_integer, is_text
 from supervisor.core.merge import Merge, written
 
@@ -68,61 +67,6 @@ _KNOWN_FIELDS: Final = {
 }
 
 
-class Naming(Enum):
-    """How a body says which model it wants."""
-
-    NAMED = auto()
-    ABSENT = auto()
-    ILLEGIBLE = auto()  # null, a number, or a body that is no JSON object: Infinity refuses these itself
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A request body as far as it can be read. Unless `exact`, `fields` is good for counting only: it goes as it is."""
-
-    raw: bytes
-    naming: Naming
-    model: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    exact: bool = False
-
-
-def read_body(raw: bytes, content_type: str | None) -> Body:
-    """What `raw` says, read the way Infinity would.
-
-    1. A content type other than JSON: Infinity does not even parse it.
-    2. JSON that orjson refuses and Python's parser (Infinity's) accepts, such as NaN, lone surrogates, UTF-16: it can't
-       be written anew, but the model it names and its inputs count.
-    3. No content type at all: Infinity's versions differ, so likewise.
-    """
-    if content_type is not None and not _is_json(content_type):  # 1
-        return Body(raw, Naming.ILLEGIBLE)
-    exact = content_type is not None  # 3
-    try:
-        parsed = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        exact = False  # 2
-        try:
-            parsed = json.loads(raw)
-        except (ValueError, RecursionError):
-            return Body(raw, Naming.ILLEGIBLE)
-    if not isinstance(parsed, dict):
-        return Body(raw, Naming.ILLEGIBLE)
-    if "model" not in parsed:
-        return Body(raw, Naming.ABSENT, None, parsed, exact)
-    name = parsed["model"]
-    if not isinstance(name, str):
-        return Body(raw, Naming.ILLEGIBLE, None, parsed)
-    return Body(raw, Naming.NAMED, name, parsed, exact)
-
-
-def _is_json(content_type: str) -> bool:
-    if content_type == "application/json":
-        return True
-    main, _, sub = content_type.partition(";")[0].strip().lower().partition("/")
-    return main == "application" and (sub == "json" or sub.endswith("+json"))
-
-
 class Whole:
     """A request that goes in one piece, unchanged. `inputs` is what it counts for at the worker."""
 
@@ -135,6 +79,10 @@ class Whole:
 
     def part(self, start: int, stop: int) -> bytes:
         """The body to send; the bounds can only be all of it."""
+        return self.raw
+
+    def text(self, position: int) -> bytes:
+        """What tells it from others: all of it."""
         return self.raw
 
 
@@ -157,7 +105,7 @@ class Rows:
     `key`: requests with an equal one may share a part (see `merged_body`); None shares with nobody.
     """
 
-    __slots__ = ("_alike", "_opening", "_query", "_rows", "_top_n", "inputs", "key", "order", "raw", "shape")
+    __slots__ = ("_alike", "_asked", "_opening", "_query", "_rows", "_top_n", "inputs", "key", "order", "raw", "shape")
     divisible: Final = True
 
     def __init__(
@@ -178,7 +126,8 @@ class Rows:
         # The length of an image's text says nothing of the work it makes.
         self._alike = images
         # Characters that every row has besides its own, and what a part says before its rows.
-        self._query = len(fields["query"]) if endpoint is Inference.RERANK else 0
+        self._asked: str = fields["query"] if endpoint is Inference.RERANK else ""
+        self._query = len(self._asked)
         self._opening = b""
         self._top_n: int | None = None
         if self.inputs > 1:
@@ -202,6 +151,10 @@ class Rows:
     def usage(self, start: int, stop: int) -> int:
         """Characters from position `start` up to `stop`: what Infinity counts, for those that may share a part."""
         return sum(map(len, self._rows[start:stop])) + self._query * (stop - start)
+
+    def text(self, position: int) -> bytes:
+        """What tells a row from others: its text, after the query where there is one."""
+        return f"{self._asked}\0{self._rows[position]}".encode("utf-8", "surrogatepass")
 
     def take(self, start: int, stop: int) -> Sequence[str]:
         """The rows from position `start` up to `stop`. A request that was divided can't leave in one piece any more."""

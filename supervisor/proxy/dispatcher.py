@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from supervisor.core.body import Body
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.fair_queue import priority_of
 from supervisor.core.model import LaneOrders, Orders
-from supervisor.core.payload import Body, Inference, understand
+from supervisor.core.payload import Inference, understand
 from supervisor.proxy import forecast
 from supervisor.proxy.admission import Admission, Place, QueueLimits
 from supervisor.proxy.bell import Bell
@@ -22,7 +23,7 @@ from supervisor.proxy.lane import Lane
 from supervisor.proxy.lanes import Demand, Lanes
 from supervisor.proxy.observer import NullObserver, ProxyObserver
 from supervisor.proxy.part_room import Rooms
-from supervisor.proxy.pump import Pump
+from supervisor.proxy.pump import Pump, poisonous
 from supervisor.proxy.refusals import Reason, Refusal
 from supervisor.proxy.served_model import ServedModel
 from supervisor.proxy.upstream import HttpWorker
@@ -112,6 +113,8 @@ class Dispatcher(Hosting):
         self._numbers += 1
         priority = priority_of(asker.priority, plan.inputs)
         job = Job(self._numbers, endpoint, plan, asker, priority, place, arrived, self._loop.create_future())
+        if lane.suspects.guilty and (index := lane.suspects.guilty_index(job, now)) is not None:
+            raise poisonous(lane, index if plan.divisible else None, "of late")
         refusal = forecast.refusal_of(lane, job, self.limits.max_wait, now)
         if refusal is not None:
             refusal.model = lane.model.name

@@ -34,6 +34,8 @@ class Filling:
                 continue
             while other is not None and self.inputs < self.most:
                 longest = other.waiting[0].longest
+                if other.waiting[0].suspicion is not None:  # travels with its like only
+                    break
                 if longest > self.longest:
                     fewer = min(self.most, self._most(longest))
                     if self.inputs >= fewer or longest > up_to:
@@ -51,13 +53,13 @@ class Filling:
         if place is None:
             self.slices.append(piece)
         else:
-            self.slices[place] = Slice(job, self.slices[place].start, piece.stop, piece.sends)
+            self.slices[place] = Slice(job, self.slices[place].start, piece.stop, piece.suspicion)
 
     def _before(self, piece: Slice) -> int | None:
         """The place of the slice that this one goes on, if they can be one; all of a request only if it still can."""
         plan = piece.job.plan
         for place, before in enumerate(self.slices):
-            if before.job is piece.job and before.stop == piece.start and before.sends == piece.sends:
+            if before.job is piece.job and before.stop == piece.start and before.suspicion == piece.suspicion:
                 return place if plan.raw or piece.stop - before.start < plan.inputs else None
         return None
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.liveness import Work
 from supervisor.proxy.bell import Bell
 from supervisor.proxy.jobs import Connect, Job
 from supervisor.proxy.lane import Grants, Lane
@@ -88,6 +89,11 @@ class Hosting:
             if len(lane.queue):
                 self._on_demand(model)
         self._bell.ring()
+
+    def work(self, model: str) -> Work:
+        """What this model's worker was given and has finished."""
+        lane = self._lanes.of(model)
+        return Work() if lane is None else lane.work()
 
     def retire(self, lane: Lane) -> None:
         """The model was removed from the configuration: refuse what waits, let what is half done at a worker end."""

@@ -10,7 +10,8 @@ from typing import Final
 
 from aiohttp import web
 
-from supervisor.core.payload import Inference, read_body
+from supervisor.core.body import read_body
+from supervisor.core.payload import Inference
 from supervisor.proxy import reading
 from supervisor.proxy.admission import Place
 from supervisor.proxy.answers import Answer

@@ -18,11 +18,10 @@ from supervisor.core.lengths import Band, bands
 from supervisor.core.merge import Merge, MergeError
 from supervisor.core.part_memory import Oversize
 from supervisor.core.payload import Inference, Plan, Rows, merged_body
+from supervisor.core.suspicion import Suspicion
 from supervisor.proxy.admission import Place
 from supervisor.proxy.refusals import Reason, Refusal
 
-# How often a part is sent that gets no answer: a worker that dies under it is no accident the third time.
-MAX_SENDS = 3
 # A row costs at least as much as one of this many characters: what it takes besides its text (HTTP, JSON, tokens that
 # every input gets). Otherwise a client of one-word inputs would be given whole batches for another's sentence.
 SHORTEST: Final = 64
@@ -91,19 +90,19 @@ class Key(NamedTuple):
 
 
 class Slice:
-    """Rows of one job, from `start` up to `stop`; `sends` counts how often they went to a worker that was lost.
+    """Rows of one job, from `start` up to `stop`; `suspicion`: a worker went down that had them.
 
     `rows` is how many inputs it counts for, `longest` the characters of its longest row as far as they are known,
     `cost` what it counts for in the queue: rows x longest row.
     """
 
-    __slots__ = ("cost", "job", "longest", "rows", "sends", "start", "stop")
+    __slots__ = ("cost", "job", "longest", "rows", "start", "stop", "suspicion")
 
-    def __init__(self, job: "Job", start: int, stop: int, sends: int = 0) -> None:
+    def __init__(self, job: "Job", start: int, stop: int, suspicion: Suspicion | None = None) -> None:
         self.job = job
         self.start = start
         self.stop = stop
-        self.sends = sends
+        self.suspicion = suspicion
         self.rows = rows = stop - start
         plan = job.plan
         self.longest = longest = plan.longest(start, stop) if isinstance(plan, Rows) else job.unread
@@ -148,6 +147,19 @@ class Part:
     def priority(self) -> Priority:
         """The class of all its requests."""
         return self.slices[0].job.priority
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a worker went down that had its rows: then it travels alone, so that the next death says something.
+
+        Suspects are never mixed with others.
+        """
+        return self.slices[0].suspicion is not None
+
+    @property
+    def atomic(self) -> bool:
+        """Whether it can't be divided any more."""
+        return len(self.slices) == 1 and (self.inputs == 1 or not self.slices[0].job.plan.divisible)
 
     @property
     def shared(self) -> bool:
@@ -269,8 +281,8 @@ class Job:
         piece = self.waiting.popleft()
         if self.plan.divisible and piece.rows > rows:
             middle = piece.start + rows
-            self.waiting.appendleft(Slice(self, middle, piece.stop, piece.sends))
-            piece = Slice(self, piece.start, middle, piece.sends)
+            self.waiting.appendleft(Slice(self, middle, piece.stop, piece.suspicion))
+            piece = Slice(self, piece.start, middle, piece.suspicion)
         self.waiting_inputs -= piece.rows
         # Not a difference: rows leave longest first, so what remains of a slice costs less than its share.
         self.cost = sum(rest.cost for rest in self.waiting) if self.waiting else 0.0

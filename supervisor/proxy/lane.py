@@ -1,7 +1,7 @@
-"""One model's lane: its queue, its worker, and what may leave for it now.
+"""One model's lane: its queue, its worker, and the parts that are there.
 
-Owns the state of one model in the data plane and the rules by which parts are cut. Does no I/O and reads no clock:
-`now` comes in, parts come out, the dispatcher sends them.
+Owns the state of one model in the data plane and how parts are cut; whose turn it is, is `turn`'s to say. Does no I/O
+and reads no clock: `now` comes in, parts come out, the dispatcher sends them.
 
 Invariants, for rows that can be divided:
 - a part has at most `batch_size` inputs, as it is when the part leaves, and no more than take about `part_seconds`;
@@ -11,25 +11,24 @@ has nothing else.
 """
 
 from enum import Enum, auto
-from itertools import islice
 from typing import Final
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.liveness import Work
 from supervisor.core.model import LaneOrders
 from supervisor.proxy.filling import Filling
-from supervisor.proxy.jobs import MAX_SENDS, Job, Part, Slice, WorkerClient
+from supervisor.proxy.jobs import Job, Part, Slice, WorkerClient
 from supervisor.proxy.part_room import FREE, PartRoom, Ration, Rooms
 from supervisor.proxy.patience import CLOSE_ENOUGH, Patience
 from supervisor.proxy.queue import JobQueue
 from supervisor.proxy.served_model import ServedModel, Unavailable
 from supervisor.proxy.sizing import Sizing
+from supervisor.proxy.suspects import Blame, Suspects, company
 
 # After a worker could not be reached: how long its lane pauses, and how far that doubles (s). The pool sees a process
 # that ended within milliseconds and detaches it; this is for one that lives and refuses, such as one that is ending.
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 5.0
-# How many of those that wait are looked at for one that fits, while the first is too long for the memory there is.
-LOOK_BEHIND: Final = 256
 
 
 class Grants(Enum):
@@ -49,13 +48,17 @@ class Lane:
         self.sizing = Sizing(now)
         self.shares = model.counts_characters  # until an answer could not be told apart by request
         self.parts: set[Part] = set()
+        self.suspects = Suspects()
+        self.escorted: Part | None = None  # a suspect at the worker: nobody else is to be there
         self.room = PartRoom(rooms, self.parts, model.batch_size)
-        self.ration = FREE  # of the job that `next_job` gave
+        self.ration = FREE  # of the job that is next (`turn.next_job`)
         self.inflight = 0
         self.running_cost = 0.0
         self.leases = 0
         self.uses = 0
         self.last_used: float | None = None
+        self._answered_at: float | None = None  # by the worker that is there now
+        self._refused_at: float | None = None
         self.orders = LaneOrders()
         self.paused = False
         self.endpoint: Endpoint | None = None
@@ -102,9 +105,15 @@ class Lane:
 
     # -- the worker -------------------------------------------------------------------------------------------------
 
+    def work(self) -> Work:
+        """What the worker was given and has finished."""
+        sent_at = min((part.sent_at for part in self.parts), default=None)
+        return Work(sent_at, self._answered_at, self._refused_at)
+
     def attach(self, endpoint: Endpoint, client: WorkerClient, now: float) -> None:
         """A worker is ready."""
         self.endpoint, self.client = endpoint, client
+        self._answered_at = self._refused_at = None
         self.trouble = None
         self.shares = self.model.counts_characters
         self.sizing.worker_changed(now)
@@ -117,39 +126,45 @@ class Lane:
         self._patience.tick(self.ready, now)
         self.grants = grants
 
-    def detach(self, killed: bool, now: float) -> list[Job]:
-        """The worker is gone: all it had waits again, first. Returns the jobs whose rows it had once too often.
+    def detach(self, killed: bool, now: float) -> Blame | None:
+        """The worker is gone: all it had waits again, first. Returns who is to blame for that, if it is clear.
 
-        It counts against a part only when the worker went by itself, not when it was being drained. `killed` as
-        `PartRoom.detached` takes it.
+        Nobody is when the worker was being drained. `killed` as `PartRoom.detached` takes it.
         """
-        counted = self.grants is Grants.ALL
+        if self.grants is Grants.ALL:
+            self.suspects.accuse(self.parts, 0)
         self.set_grants(Grants.NONE, now)
         self.endpoint = self.client = None
         pieces = [piece for part in self.parts for piece in part.slices]
         for part in tuple(self.parts):
             self._forget(part)
         self.room.detached(killed)
-        exhausted = self._put_back(pieces, counted)
+        self._put_back(pieces)
         for piece in pieces:
             self._mark(piece.job, now)
         for job in self.queue:
             self.end_lease(job)
-        return exhausted
+        return self.suspects.judge(killed, now)
 
-    def lost(self, part: Part, sent: bool, now: float) -> list[Job]:
-        """A part got no answer: it waits again, first, and the lane pauses for a moment. Returns like `detach`.
+    def lost(self, part: Part, sent: bool, now: float) -> None:
+        """A part got no answer: it waits again, first, and the lane pauses for a moment; then `judge`.
 
         What was not even sent goes on with the wait it had begun, so a worker that can't be reached is no endless one.
         """
         self._forget(part)
         self.room.lost(part, sent)
         if sent:
+            self.suspects.accuse((part,), len(self.parts))
             for piece in part.slices:
                 self._mark(piece.job, now)
         self._suspended_until = now + self._pause
         self._pause = min(LONGEST_PAUSE, self._pause * 2)
-        return self._put_back(part.slices, sent)
+        self._put_back(part.slices)
+
+    def overloaded(self, part: Part, now: float) -> None:
+        """The worker says that it has too much to do (429), though nearly all it has is ours: as if it was not sent."""
+        self._refused_at = now
+        self.lost(part, False, now)
 
     @property
     def resumes_at(self) -> float:
@@ -163,39 +178,41 @@ class Lane:
         self._mark(job, now)
         self.queue.add(job)
 
-    def next_job(self, now: float) -> Job | None:
-        """The job of which a part may leave now; None when nothing may. What of it may, `ration` tells.
+    def first_leased(self) -> Job | None:
+        """The first job of those that hold the worker already and still wait with some of their rows."""
+        return next((job for job in self.queue if job.leased), None) if self.leases else None
 
-        Memory is asked last: its first answer may be that this job's next row will never fit.
-        """
-        if self.client is None or self.grants is Grants.NONE or not self.open or self.suspended(now):
-            return None
-        places = len(self.parts)
-        full = places >= self.orders.window
-        crowded = places > 0 and (full or places >= self.sizing.window(self.orders))
-        if crowded and (full or self.queue.inputs < self.orders.batch_size):
-            return None
-        job = self._leased() if self.grants is Grants.LEASED else self.queue.first()
-        if job is None or (crowded and not self.sizing.quick(job, self.orders, places)):
-            return None
-        rows, limit = self._most(job), self.orders.batch_size * self.orders.window
-        if places and (self.inflight + rows > limit or self.sizing.delays(job, rows, self.parts)):
-            return None
-        self.ration = self._ration(job)
-        if self.ration.rows or self.ration.never:
-            return job
-        if self.ration.short is None:
-            return None
-        self._waits_for_memory(job, self.ration, now)
-        return self._one_that_fits(job) if self.grants is Grants.ALL else None
+    def most(self, job: Job) -> int:
+        """How many of a job's next rows may leave as one part."""
+        piece = job.waiting[0]
+        if not job.plan.divisible:
+            return piece.rows
+        return min(piece.rows, self.sizing.rows(job.endpoint, piece.longest, self.orders))
+
+    def ration_of(self, job: Job) -> Ration:
+        """What memory allows of this job and those that may leave with it."""
+        rows = self.orders.batch_size if job.plan.divisible else job.plan.inputs
+        return self.room.ration(job.endpoint, rows, job.waiting[0].longest, job.plan.divisible)
+
+    def waits_for_memory(self, job: Job, ration: Ration, now: float) -> None:
+        """Nothing of this job can leave before memory is free elsewhere: if it is half done, it waits anew."""
+        job.short = ration.short
+        if job.started:
+            job.started = False
+            self._mark(job, now)
 
     def cut(self, job: Job, now: float) -> Part:
         """A part of this job, taken from the queue, and of those that share it (`filling`)."""
         most, up_to, trial, _, _ = self.ration
         if trial is not None:
             return self._part([self.queue.take(job, 1)], now, trial)
+        if job.waiting[0].suspicion is not None:
+            waiting = self.queue if self.shares and self.grants is Grants.ALL else ()
+            fit = self.sizing.rows(job.endpoint, job.waiting[0].longest, self.orders)
+            together = company(job, waiting, min(most, fit))
+            return self._part([self.queue.take(each, rows) for each, rows in together], now)
         if job.key is None or not self.shares or self.grants is not Grants.ALL:
-            return self._part([self.queue.take(job, min(most, self._most(job)))], now)
+            return self._part([self.queue.take(job, min(most, self.most(job)))], now)
         return self._part(Filling(self.queue, self.sizing, self.orders, job, job.key, most).fill(up_to), now)
 
     def trickles(self, now: float) -> bool:
@@ -218,7 +235,7 @@ class Lane:
         self._forget(part)
         self.room.answered(part, ok)
         self._pause = FIRST_PAUSE
-        self.last_used = now
+        self.last_used = self._answered_at = now
         if ok:
             self.sizing.answered(part, self.queue.inputs > 0 and self.open, now, core_seconds, last=not self.parts)
         else:
@@ -235,7 +252,7 @@ class Lane:
 
     def tried(self, part: Part) -> None:
         """A trial was answered: its row waits again, first, and more is known of what it takes."""
-        self._put_back(part.slices, counted=False)
+        self._put_back(part.slices)
 
     def end_lease(self, job: Job) -> None:
         """The job no longer holds the worker."""
@@ -257,43 +274,11 @@ class Lane:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _leased(self) -> Job | None:
-        """The first job of those that hold the worker already and still wait with some of their rows."""
-        return next((job for job in self.queue if job.leased), None) if self.leases else None
-
-    def _most(self, job: Job) -> int:
-        """How many of a job's next rows may leave as one part."""
-        piece = job.waiting[0]
-        if not job.plan.divisible:
-            return piece.rows
-        return min(piece.rows, self.sizing.rows(job.endpoint, piece.longest, self.orders))
-
-    def _ration(self, job: Job) -> Ration:
-        """What memory allows of this job and those that may leave with it."""
-        rows = self.orders.batch_size if job.plan.divisible else job.plan.inputs
-        return self.room.ration(job.endpoint, rows, job.waiting[0].longest, job.plan.divisible)
-
-    def _waits_for_memory(self, job: Job, ration: Ration, now: float) -> None:
-        """Nothing of this job can leave before memory is free elsewhere: if it is half done, it waits anew."""
-        job.short = ration.short
-        if job.started:
-            job.started = False
-            self._mark(job, now)
-
-    def _one_that_fits(self, job: Job) -> Job | None:
-        """Another one, the first that came of those with shorter rows, which may leave although this one may not."""
-        shortest = job.waiting[0].longest
-        for other in islice(self.queue, LOOK_BEHIND):
-            if other.waiting[0].longest < shortest:
-                shortest = other.waiting[0].longest
-                self.ration = self._ration(other)
-                if self.ration.rows:
-                    return other
-        return None
-
     def _part(self, slices: list[Slice], now: float, trial: int | None = None) -> Part:
         part = Part(slices, now, trial)
         self.parts.add(part)
+        if part.suspect:
+            self.escorted = part
         self.room.leaves(part, now)
         self.inflight += part.inputs
         self.running_cost += part.cost
@@ -312,24 +297,21 @@ class Lane:
 
     def _forget(self, part: Part) -> None:
         self.parts.discard(part)
+        if part is self.escorted:
+            self.escorted = None
         self.inflight -= part.inputs
         self.running_cost = self.running_cost - part.cost if self.parts else 0.0
         for piece in part.slices:
             piece.job.running -= 1
 
-    def _put_back(self, pieces: list[Slice], counted: bool) -> list[Job]:
-        exhausted: list[Job] = []
+    def _put_back(self, pieces: list[Slice]) -> None:
         # Backwards, since each is put before the others.
         for piece in sorted(pieces, key=lambda piece: (piece.job.number, piece.start), reverse=True):
             if piece.job.done:
                 continue
-            piece.sends += counted
             self.queue.put_back(piece)
             if piece.job.waiting_inputs == piece.job.plan.inputs:
                 piece.job.started = False
-            if piece.sends >= MAX_SENDS:
-                exhausted.append(piece.job)
-        return exhausted
 
     def _mark(self, job: Job, now: float) -> None:
         self._patience.tick(self.ready, now)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from supervisor.core.payload import Body, Naming
+from supervisor.core.body import Body, Naming
 from supervisor.proxy.lane import Lane
 from supervisor.proxy.part_room import Rooms
 from supervisor.proxy.refusals import Reason, Refusal, UnknownModelRefusal

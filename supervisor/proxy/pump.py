@@ -12,18 +12,22 @@ import structlog
 
 from supervisor.core.part_memory import Oversize
 from supervisor.proxy.bell import Bell
-from supervisor.proxy.jobs import MAX_SENDS, Job, Part, Reply, WorkerLost
+from supervisor.proxy.jobs import Job, Part, Reply, WorkerLost
 from supervisor.proxy.lane import Lane
 from supervisor.proxy.observer import ProxyObserver
 from supervisor.proxy.pace import Pace
 from supervisor.proxy.refusals import Reason, Refusal
+from supervisor.proxy.suspects import Blame
 from supervisor.proxy.throttle import Throttle
+from supervisor.proxy.turn import next_job
 
 log = structlog.get_logger(__name__)
 
 # A request waits for a worker at most this many times `start_timeout`: once for its turn in memory, once for the load.
 # A load that makes progress may take longer than that, but its clients have then gone (openai's patience is 600 s).
 SLEEP_FACTOR: Final = 2.0
+# What Infinity answers to work beyond its INFINITY_QUEUE_SIZE, which our window never reaches by itself.
+TOO_MANY: Final = 429
 # The most of a client's time that is set aside for the work itself.
 LEAD_SHARE: Final = 0.3
 
@@ -51,7 +55,7 @@ class Pump:
     def run(self, lane: Lane) -> None:
         """Send what may leave."""
         now = self._loop.time()
-        while (job := lane.next_job(now)) is not None:
+        while (job := next_job(lane, now)) is not None:
             if lane.ration.never:
                 self.settle(lane, job, _too_large(lane.model.name, lane.ration.short))
             elif self.throttle.permits(lane, now):
@@ -107,7 +111,9 @@ class Pump:
                     self.settle(lane, piece.job, Refusal(Reason.INTERNAL, text))
                 self.run(lane)
         else:
-            if part in lane.parts:
+            if part in lane.parts and reply.status == TOO_MANY:
+                self._overloaded(lane, part)
+            elif part in lane.parts:
                 self._answered(lane, part, reply)
 
     def _answered(self, lane: Lane, part: Part, reply: Reply) -> None:
@@ -165,10 +171,27 @@ class Pump:
         log.warning("part_lost", model=lane.model.name, inputs=part.inputs, sent=lost.sent, error=str(lost))
         now = self._loop.time()
         self.throttle.ended(lane, part, now)
-        self.give_up(lane, lane.lost(part, lost.sent, now))
-        self._loop.call_at(lane.resumes_at, self.run, lane)
+        lane.lost(part, lost.sent, now)
+        self._pause(lane)
+
+    def _overloaded(self, lane: Lane, part: Part) -> None:
+        """The worker has no room for a part. That is no answer to anybody: it is sent again, and the worker doubted."""
+        log.warning("worker_says_too_many", model=lane.model.name, inputs=part.inputs)
+        now = self._loop.time()
+        self.throttle.ended(lane, part, now)
+        lane.overloaded(part, now)
+        self._pause(lane)
+
+    def _pause(self, lane: Lane) -> None:
+        """Go on with a lane after the moment that it pauses, unless its worker has gone by then."""
+        self._loop.call_at(lane.resumes_at, self._resume, lane)
         self.rearm(lane)
         self._bell.ring()
+
+    def _resume(self, lane: Lane) -> None:
+        if lane.ready:
+            self.blame(lane, lane.suspects.judge(False, self._loop.time()))
+        self.run(lane)
 
     def _give_memory(self) -> None:
         """A part has ended: first the lanes that wait for memory may have their turn."""
@@ -177,11 +200,11 @@ class Pump:
             lane.room.stop_waiting()
             self.run(lane)
 
-    def give_up(self, lane: Lane, jobs: Iterable[Job]) -> None:
-        """End jobs whose parts took the worker down too often."""
-        for job in jobs:
-            text = f"The worker of {lane.model.name!r} was lost {MAX_SENDS} times while it ran this request."
-            self.settle(lane, job, Refusal(Reason.WORKER_UNAVAILABLE, text))
+    def blame(self, lane: Lane, blame: Blame | None) -> None:
+        """End the request whose input takes workers down."""
+        if blame is not None:
+            log.error("poison_input", model=lane.model.name, index=blame.at, deaths=blame.deaths)
+            self.settle(lane, blame.job, poisonous(lane, blame.at, f"{blame.deaths} times"))
 
     def take_back(self, lane: Lane, killed: bool = False) -> None:
         """The worker is gone: forget the tasks that wait for it and let their rows wait again."""
@@ -190,7 +213,7 @@ class Pump:
             self.throttle.ended(lane, part, now)
             if part.task is not None:
                 part.task.cancel()
-        self.give_up(lane, lane.detach(killed, now))
+        self.blame(lane, lane.detach(killed, now))
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
@@ -276,6 +299,13 @@ class Pump:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def poisonous(lane: Lane, index: int | None, how: str) -> Refusal:
+    """The answer to a request with a guilty input."""
+    what = "This request" if index is None else f"Input {index} of this request"
+    text = f"{what} took the worker of {lane.model.name!r} down {how}, while nothing else ran there. Leave it out."
+    return Refusal(Reason.POISON_INPUT, text, param="input", model=lane.model.name)
 
 
 def _oldest(lane: Lane) -> tuple[float, int]:

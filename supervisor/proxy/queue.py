@@ -46,6 +46,13 @@ class JobQueue:
         """How many inputs with this key wait."""
         return self._lengths[key.kind].get(key.length, 0) if key.kind in self._lengths else 0
 
+    def mixes(self, job: Job, rows: int) -> bool:
+        """Whether a part of so many rows that begins with this job's would take rows of several classes of lengths."""
+        if job.key is None:
+            return False
+        alike = self.alike(job.key)
+        return alike < rows and (len(job.bands) > 1 or alike < self.inputs)
+
     def next_of(self, key: Key) -> Job | None:
         """The next job, in order, of those whose next rows have this key."""
         return self._fair.next_like(key)

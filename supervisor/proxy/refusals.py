@@ -27,6 +27,7 @@ class Reason(StrEnum):
     UNKNOWN_MODEL = "unknown_model"
     BAD_REQUEST = "bad_request"  # the HTTP around the body is wrong; the body itself is Infinity's to judge
     SLOW_BODY = "slow_body"
+    POISON_INPUT = "poison_input"  # an input takes workers down
     INTERNAL = "internal"  # a fault of ours
 
 
@@ -56,6 +57,7 @@ RULES: Final = {
     Reason.UNKNOWN_MODEL: Rule(400, "invalid_request_error"),
     Reason.BAD_REQUEST: Rule(400, "invalid_request_error"),
     Reason.SLOW_BODY: Rule(408, "invalid_request_error"),
+    Reason.POISON_INPUT: Rule(500, "server_error", final=True),
     Reason.INTERNAL: Rule(500, "server_error"),
 }
 # The openai client obeys `Retry-After` up to 60 s and takes its own, shorter delay beyond that.

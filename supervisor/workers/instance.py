@@ -6,17 +6,22 @@ Owns these resources and gives every one of them back; decides nothing about whe
 import asyncio
 import secrets
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.lifecycle import exit_description
+from supervisor.core.liveness import Work
 from supervisor.workers.cgroup import WorkerGroup
 from supervisor.workers.launch import HOST, WorkerSpec, command_line, environment, free_port, is_free
 from supervisor.workers.output import OutputFile, Tail
 from supervisor.workers.process import Process
+from supervisor.workers.progress import standstill
+from supervisor.workers.readiness import NotReady, canary, until_ready
 from supervisor.workers.surroundings import Surroundings
+from supervisor.workers.watchdog import until_dead
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +66,15 @@ class Instance:
 
     @classmethod
     def launch(cls, spec: WorkerSpec, around: Surroundings) -> "Instance":
-        """Start a worker; OSError when that is impossible, and then nothing of it is left."""
+        """Start a worker; NotReady when that is impossible, and then nothing of it is left."""
+        try:
+            return cls._launch(spec, around)
+        except OSError as error:
+            what = error.filename or spec.command[0]
+            raise NotReady(f"cannot be started: {what}: {error.strerror or error}") from error
+
+    @classmethod
+    def _launch(cls, spec: WorkerSpec, around: Surroundings) -> "Instance":
         port = free_port(around.taken)
         api_key = secrets.token_urlsafe(32)
         env = environment(spec, around.environ, api_key, around.log_dir)
@@ -76,6 +89,25 @@ class Instance:
             raise
         group.place(process)
         return cls(spec, around, process, Endpoint(spec.name, HOST, port, api_key), output, tail, group)
+
+    async def becomes_ready(self) -> Endpoint:
+        """Wait until it serves its model; raises NotReady when it is not going to."""
+        self.endpoint = await until_ready(self._around.session(), self.endpoint)
+        return self.endpoint
+
+    async def stands_still(self, limit: Callable[[], float]) -> float:
+        """Return when it made no progress for `limit()` seconds, with how long that was; for one that starts."""
+        return await standstill(self.process.activity, lambda: self.tail.written, limit)
+
+    async def dies(self, work: Callable[[], Work], stall_timeout: Callable[[], float]) -> str:
+        """Return when it does not get on with its work any more, with what was seen of that; for one that serves."""
+        return await until_dead(
+            self.spec.name,
+            lambda: canary(self._around.session(), self.endpoint),
+            work,
+            self.process.activity,
+            stall_timeout,
+        )
 
     def is_serving(self) -> None:
         """It became ready: little is going to be said from now on."""

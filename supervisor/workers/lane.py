@@ -6,6 +6,7 @@ from typing import Protocol
 import structlog
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.liveness import Work
 from supervisor.workers.waits import cancelled
 
 log = structlog.get_logger(__name__)
@@ -25,6 +26,9 @@ class LaneControl(Protocol):
 
         `killed`: it ended by SIGKILL, which was not ours, so perhaps for want of memory.
         """
+
+    def work(self, model: str) -> Work:
+        """What the worker was given and has finished."""
 
     def unavailable(self, model: str, reason: str, retry_after: float | None) -> None:
         """No worker for `retry_after` seconds (back-off), or until an operator acts (None: failed)."""
@@ -62,6 +66,10 @@ class Lane:
         if self._attached:
             self._attached = False
             self._control.detach(self._model, killed)
+
+    def work(self) -> Work:
+        """See `LaneControl.work`."""
+        return self._control.work(self._model)
 
     def unavailable(self, reason: str, retry_after: float | None) -> None:
         """See `LaneControl.unavailable`."""

@@ -39,7 +39,8 @@ class WorkerSpec:
     """What the operator wrote about one model's worker. Times in seconds; `env` is infinity's with the model's on top.
 
     `device_id` picks the GPU (UUID or index in PCI order) unless the device is "cpu". `args` are passed as they are.
-    `cpu_held`: a CPU hold counts what its threads use, waiting included.
+    `stall_timeout` is without any answer while it has work. `cpu_held`: a CPU hold counts what its threads use, waiting
+    included.
     """
 
     name: str
@@ -55,6 +56,7 @@ class WorkerSpec:
     start_timeout: float = 300.0
     drain_timeout: float = 30.0
     stop_timeout: float = 10.0
+    stall_timeout: float = 30.0
 
     def launch_key(self) -> tuple[object, ...]:
         """What must be equal for a running worker to be kept on a reload: all but time-outs, batch size and CPU hold.

@@ -29,7 +29,7 @@ class NotReady(Exception):
     """The worker answers, but what it says shows that it will not serve; the text says what."""
 
 
-class _NotYet(Exception):
+class NotYet(Exception):
     """Ask again; the text says what was seen."""
 
 
@@ -46,7 +46,7 @@ async def until_ready(session: aiohttp.ClientSession, endpoint: Endpoint) -> End
             await canary(session, ready)
         except (OSError, aiohttp.ClientError, TimeoutError):  # not open yet, or too busy to answer
             stranger_since = None
-        except _NotYet as error:
+        except NotYet as error:
             stranger_since = loop.time() if stranger_since is None else stranger_since
             if loop.time() - stranger_since > _STRANGER_FOR:
                 raise NotReady(str(error)) from error
@@ -80,10 +80,10 @@ async def _sing(session: aiohttp.ClientSession, endpoint: Endpoint) -> None:
 
 
 async def _capabilities(session: aiohttp.ClientSession, endpoint: Endpoint) -> frozenset[str]:
-    """What the worker says about its model; _NotYet when it does not list it."""
+    """What the worker says about its model; NotYet when it does not list it."""
     status, _ = await _ask(session, endpoint, "GET", "/health")
     if status != 200:
-        raise _NotYet(f"/health answers {status}")
+        raise NotYet(f"/health answers {status}")
     status, answer = await _ask(session, endpoint, "GET", "/models")
     try:
         listed = {item["id"]: item for item in answer["data"]} if status == 200 else {}
@@ -91,7 +91,7 @@ async def _capabilities(session: aiohttp.ClientSession, endpoint: Endpoint) -> f
             return frozenset(map(str, listed[endpoint.model].get("capabilities") or ()))
     except (KeyError, TypeError, AttributeError):
         pass
-    raise _NotYet(f"/models answers {status} and does not list {endpoint.model!r}")
+    raise NotYet(f"/models answers {status} and does not list {endpoint.model!r}")
 
 
 async def _compute(
@@ -100,7 +100,7 @@ async def _compute(
     # No time limit: the first batch of a large model compiles kernels for minutes; the caller watches progress.
     status, answer = await _ask(session, endpoint, "POST", path, {"model": endpoint.model, **body}, timeout=None)
     if status == 429:
-        raise _NotYet(f"{path} answers 429")
+        raise NotYet(f"{path} answers 429")
     if status != 200 or not isinstance(answer, dict):
         raise NotReady(f"canary: {path} answers {status}: {str(answer)[:300]}")
     return answer

@@ -19,8 +19,7 @@ from supervisor.errors import WorkerError
 from supervisor.workers.instance import Instance
 from supervisor.workers.lane import Lane
 from supervisor.workers.launch import WorkerSpec
-from supervisor.workers.progress import standstill
-from supervisor.workers.readiness import NotReady, until_ready
+from supervisor.workers.readiness import NotReady
 from supervisor.workers.surroundings import Surroundings, WorkerView
 from supervisor.workers.waits import Waits, cancelled
 
@@ -57,6 +56,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self._instance: Instance | None = None
         self._back_off = BackOff()
+        self._restart_cause = "crash"  # of the next restart after a failure
         self._lane = Lane(around.lanes, spec.name)
 
     # -- orders and looks -------------------------------------------------------------------------------------------
@@ -167,7 +167,8 @@ class Worker:
         4. Give everything back, also when this task is cancelled, and say what follows.
         """
         if self.state is S.BACKOFF:
-            self._count_restart("crash")
+            self._count_restart(self._restart_cause)
+            self._restart_cause = "crash"
         self._move(S.STARTING, self._view.reason if self.state is S.BACKOFF else None)
         fault: str | None = None
         try:
@@ -184,12 +185,7 @@ class Worker:
         self._settle(fault)
 
     def _launch(self) -> Instance:
-        try:
-            instance = Instance.launch(self.spec, self._around)
-        except OSError as error:
-            what = error.filename or self.spec.command[0]
-            raise NotReady(f"cannot be started: {what}: {error.strerror or error}") from error
-        self._instance = instance
+        instance = self._instance = Instance.launch(self.spec, self._around)
         self._show(pid=instance.process.pid, pgid=instance.process.pgid, port=instance.endpoint.port)
         log.info("worker_started", model=self.name, pid=instance.process.pid, port=instance.endpoint.port)
         return instance
@@ -199,13 +195,11 @@ class Worker:
         started_at = self._now()
         stop = asyncio.create_task(self._until(self._is_over))
         exited = asyncio.create_task(instance.process.exited.wait())
-        becoming = asyncio.create_task(until_ready(self._around.session(), instance.endpoint))
-        still = asyncio.create_task(
-            standstill(instance.process.activity, lambda: instance.tail.written, lambda: self.spec.start_timeout)
-        )
-        tasks = [stop, exited, becoming, still]
+        becoming = asyncio.create_task(instance.becomes_ready())
+        still = asyncio.create_task(instance.stands_still(lambda: self.spec.start_timeout))
+        dead: asyncio.Task[str] | None = None
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stop, exited, becoming, still], return_when=asyncio.FIRST_COMPLETED)
             if self._is_over():
                 return None
             if exited.done():
@@ -213,14 +207,20 @@ class Worker:
             if not becoming.done():
                 return f"no progress for {still.result():.0f} s while starting; {instance.last_words()}"
             self._serving(instance, becoming.result(), self._now() - started_at)
-            becoming.cancel()
-            still.cancel()
-            await asyncio.wait([stop, exited], return_when=asyncio.FIRST_COMPLETED)
-            return None if self._is_over() else f"ended by itself: {instance.ending()}"
+            await cancelled([becoming, still])
+            dead = asyncio.create_task(instance.dies(self._lane.work, lambda: self.spec.stall_timeout))
+            await asyncio.wait([stop, exited, dead], return_when=asyncio.FIRST_COMPLETED)
+            if self._is_over():
+                return None
+            if exited.done():
+                return f"ended by itself: {instance.ending()}"
+            self._restart_cause = "stalled"
+            log.error("worker_dead", model=self.name, why=dead.result(), next="SIGKILL, and what it had is sent again")
+            return f"dead: {dead.result()}"
         except NotReady as error:
             return f"{error}; {instance.last_words()}"
         finally:
-            await cancelled(tasks)
+            await cancelled([task for task in (stop, exited, becoming, still, dead) if task])
 
     def _serving(self, instance: Instance, endpoint: Endpoint, seconds: float) -> None:
         instance.is_serving()

@@ -3,7 +3,9 @@
 import orjson
 import pytest
 
+from supervisor.core.payload import Inference
 from supervisor.proxy.jobs import Reply
+from supervisor.proxy.sizing import Batch, Sizing
 from tests.support.dispatching import Client, Sent, Worker, World, all_of, world
 
 pytestmark = pytest.mark.looptime
@@ -196,3 +198,31 @@ def fails_together(worker: Worker) -> list[int]:
 
     worker.script = script
     return refused
+
+
+async def test_with_one_part_running_and_one_staged_mixed_lengths_wait_for_their_likes() -> None:
+    """The third place is for a part of one class; a mixed one would be padding, and 70 ms later there is better."""
+    async with world() as w:
+        w.order(4, 4)
+        await learn(w)
+        clients = asks(w, NEAR, NEAR)
+        await w.settle()
+        clients += asks(w, NEAR, SHORT, LONG, LONG)
+        await w.settle()
+        assert len(w.workers[0].running) == 2, "full, but of three classes"
+        clients += asks(w, NEAR, NEAR, NEAR)
+        await w.settle()
+        assert w.workers[0].running == [1, 1, 4]
+        await all_of(*clients)
+        assert all(client.right for client in clients)
+        w.check_empty()
+
+
+def test_company_is_waited_for_only_where_padding_costs() -> None:
+    """A model whose rows cost nothing beside its overhead (the debug engine) is never kept waiting for it."""
+    free, dear = Sizing(0.0), Sizing(0.0)
+    for sizing, price in ((free, 0.0), (dear, 25e-6)):
+        for n in range(1, 40):
+            sizing._cost[Inference.EMBEDDINGS].note(n % 32 + 1, 80, 0.008 + price * (n % 32 + 1) * 80)
+    assert not free.padding_matters(Inference.EMBEDDINGS, Batch(32, 80))
+    assert dear.padding_matters(Inference.EMBEDDINGS, Batch(32, 80))

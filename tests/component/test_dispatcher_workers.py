@@ -116,24 +116,6 @@ async def test_smaller_parts_after_a_crash() -> None:
         assert [len(sent.rows) for sent in again.sent] == [3, 3, 2]
 
 
-async def test_a_part_that_takes_three_workers_down_is_given_up() -> None:
-    """The third time is no accident; the others are answered."""
-    async with world() as w:
-        w.order(1, 1)
-        bad, good = w.ask(name="bad"), w.ask(name="good")
-        for _ in range(3):
-            w.up(seconds=5)
-            await asyncio.sleep(1)
-            w.dispatcher.detach("a")
-        await w.settle()
-        assert bad.refusal.reason is Reason.WORKER_UNAVAILABLE
-        assert "3 times" in str(bad.refusal)
-        w.up()
-        await good
-        assert good.right
-        w.check_empty()
-
-
 async def test_being_stopped_by_us_does_not_count_against_a_part() -> None:
     """A worker that is drained, however often, is no sign of a bad part."""
     async with world() as w:
@@ -175,7 +157,6 @@ async def test_a_worker_that_can_not_be_reached_is_tried_until_max_wait() -> Non
         client = w.ask()
         await client
         assert client.refusal.reason is Reason.WORKER_UNAVAILABLE
-        assert "3 times" not in str(client.refusal)
         assert 8 < len(worker.sent) < 20
         w.check_empty()
 

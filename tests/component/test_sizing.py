@@ -9,9 +9,10 @@ from typing import cast
 import orjson
 import pytest
 
+from supervisor.core.body import read_body
 from supervisor.core.fair_queue import Priority
 from supervisor.core.model import LaneOrders
-from supervisor.core.payload import Inference, read_body, understand
+from supervisor.core.payload import Inference, understand
 from supervisor.proxy.admission import Admission, QueueLimits
 from supervisor.proxy.jobs import Asker, Job, Part, Reply
 from supervisor.proxy.refusals import Refusal

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.core.answer import cut
+from supervisor.core.body import read_body
 from supervisor.core.merge import Merge
-from supervisor.core.payload import Inference, Rows, merged_body, read_body, understand
+from supervisor.core.payload import Inference, Rows, merged_body, understand
 from tests.support import fake_infinity
 
 # What Infinity writes between rows, and what else could be taken for structure: as texts, names and users.

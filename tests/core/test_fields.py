@@ -3,7 +3,8 @@
 import orjson
 import pytest
 
-from supervisor.core.payload import Inference, Plan, Rows, Whole, read_body, understand
+from supervisor.core.body import read_body
+from supervisor.core.payload import Inference, Plan, Rows, Whole, understand
 
 IMAGE = "data:image/png;base64,AAAA"
 

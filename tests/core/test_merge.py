@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.core.answer import Answer, Origin, Shape, cut
+from supervisor.core.body import read_body
 from supervisor.core.merge import Merge, MergeError
-from supervisor.core.payload import Inference, Rows, read_body, understand
+from supervisor.core.payload import Inference, Rows, understand
 from tests.support import fake_infinity
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)

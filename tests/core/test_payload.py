@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor.core.body import Body, Naming, read_body
 from supervisor.core.fields import MAX_CHARACTERS
-from supervisor.core.payload import Body, Inference, Naming, Plan, Rows, Whole, merged_body, read_body, understand
+from supervisor.core.payload import Inference, Plan, Rows, Whole, merged_body, understand
 
 JSON = "application/json"
 IMAGE = "data:image/png;base64,AAAA"

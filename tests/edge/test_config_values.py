@@ -82,6 +82,7 @@ DEFAULTS: dict[str, Any] = {
         "start_timeout": 300,
         "drain_timeout": 30,
         "stop_timeout": 10,
+        "stall_timeout": 30,
     },
     "models": [],
     "proxy": {

@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from supervisor.core.payload import Inference, Rows, read_body, understand
+from supervisor.core.body import read_body
+from supervisor.core.payload import Inference, Rows, understand
 from tests.infinity.conftest import Pair
 from tests.support import fake_infinity, parity
 

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
+from supervisor.core.body import read_body
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.lengths import length_class
 from supervisor.core.model import LaneOrders, Orders
-from supervisor.core.payload import Inference, read_body
+from supervisor.core.payload import Inference
 from supervisor.proxy.dispatcher import Dispatcher, QueueLimits, ServedModel
 from supervisor.proxy.jobs import Asker, Job, Key, Reply, WorkerLost
 from supervisor.proxy.refusals import Refusal

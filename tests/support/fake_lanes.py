@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.liveness import Work
 from supervisor.core.model import ModelState
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.pool import WorkerPool
@@ -24,6 +25,7 @@ class FakeLanes:
         self.endpoints: dict[str, Endpoint] = {}
         self.drained = asyncio.Event()  # parts in flight are answered; cleared by a test that wants a long drain
         self.drained.set()
+        self.now = Work()  # what `work` tells
         self.killed = False  # whether the last worker that was detached had been killed by others
 
     def attach(self, endpoint: Endpoint) -> None:
@@ -43,6 +45,9 @@ class FakeLanes:
         self.told.append(("detach", model))
         self.killed = killed
         self.endpoints.pop(model, None)
+
+    def work(self, model: str) -> Work:
+        return self.now
 
     def unavailable(self, model: str, reason: str, retry_after: float | None) -> None:
         self.told.append(("unavailable", model, reason, retry_after))

@@ -180,7 +180,23 @@ def become_infinity(request: dict[str, Any]) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "infinity_emb"]:
         del sys.modules[name]
     sys.argv = request["argv"]
-    sys.exit(importlib.import_module("infinity_emb.cli").cli())
+    cli = importlib.import_module("infinity_emb.cli").cli
+    if mark := os.environ.get("TEST_POISON"):
+        poison(mark)
+    sys.exit(cli())
+
+
+def poison(mark: str) -> None:
+    """Have the debug engine's forward pass raise for texts with this mark: what follows is the true zombie."""
+    module = importlib.import_module("infinity_emb.transformer.embedder.dummytransformer")
+    encode = module.DummyTransformer.encode_core
+
+    def encode_core(self: Any, features: Any) -> Any:
+        if any(mark in text for text in features):
+            raise RuntimeError("DefaultCPUAllocator: the forward pass failed for a test")
+        return encode(self, features)
+
+    module.DummyTransformer.encode_core = encode_core
 
 
 if __name__ == "__main__":

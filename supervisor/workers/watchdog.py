@@ -1,0 +1,72 @@
+"""Watches a worker that serves: asks it a canary when it does not get on, and tells when it is dead.
+
+Owns the clock and the questions; the judgement is `core.liveness`. It kills nobody: whoever runs the worker does.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import structlog
+
+from supervisor.core.liveness import CANARY_SECONDS, Doubt, Liveness, Work
+from supervisor.workers.process import Activity
+from supervisor.workers.readiness import NotReady, NotYet
+
+log = structlog.get_logger(__name__)
+
+# Seconds between two looks at what the data plane knows anyway. Part of the 15 s that a zombie lives too long.
+_LOOK = 1.0
+
+
+async def until_dead(
+    model: str,
+    canary: Callable[[], Awaitable[None]],
+    work: Callable[[], Work],
+    activity: Callable[[], Activity],
+    stall_timeout: Callable[[], float],
+) -> str:
+    """Return when the worker is dead, with what was seen of that.
+
+    Args:
+        model: for the log.
+        canary: asks the worker something small; raises what `readiness.canary` raises.
+        work: what it was given and has finished.
+        activity: what its processes have used so far; walks /proc, so it is asked only around a canary.
+        stall_timeout: as configured now.
+    """
+    loop = asyncio.get_running_loop()
+    liveness = Liveness(loop.time())
+    while True:
+        await asyncio.sleep(min(_LOOK, stall_timeout() / 4))
+        doubt = liveness.doubt(work(), stall_timeout(), loop.time())
+        if doubt is None:
+            continue
+        if doubt is not Doubt.IDLE:
+            log.warning("worker_in_doubt", model=model, why=_WHY[doubt], next="a canary")
+        used, began = activity().cpu_seconds, loop.time()
+        answered = await _answers(canary)
+        took = loop.time() - began
+        used = max(0.0, activity().cpu_seconds - used)
+        wrong = liveness.verdict(work(), stall_timeout(), loop.time(), answered=answered, took=took, core_seconds=used)
+        if wrong is not None:
+            return wrong
+        if doubt is not Doubt.IDLE:
+            log.info("worker_lives", model=model, canary=answered, took_s=round(took, 1), cpu_seconds=round(used, 2))
+
+
+_WHY = {
+    Doubt.STALLED: "it has work and has finished nothing for stall_timeout",
+    Doubt.REFUSES: "it refused work (429) without having too much",
+    Doubt.IDLE: "nobody has asked it anything for long",
+}
+
+
+async def _answers(canary: Callable[[], Awaitable[None]]) -> bool:
+    """Whether the canary comes back sound in time."""
+    try:
+        async with asyncio.timeout(CANARY_SECONDS):
+            await canary()
+    except (NotReady, NotYet, OSError, aiohttp.ClientError, TimeoutError):
+        return False
+    return True
