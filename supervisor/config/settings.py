@@ -12,7 +12,7 @@ from supervisor.config.address import Address, parse_address
 from supervisor.config.resource_monitor import ResourceMonitorSettings
 from supervisor.config.section import Lists, Mappings, Section, Texts
 from supervisor.core.model import Signal
-from supervisor.core.policy import BatchPolicy, Policy, ResidencyPolicy
+from supervisor.core.policy import BatchPolicy, Eviction, Policy, ResidencyPolicy
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -60,6 +60,10 @@ class ModelMemoryManagerSettings(Section):
 
     cleanup_interval: Annotated[float, Field(ge=0.1, le=3600)] = 60.0
     """Seconds between two looks for such models. Default 60."""
+
+    eviction: Literal["lru", "lfu", "cost"] = "lru"
+    """Which model that nobody uses makes room for one that is asked for: the least recently used, the least often used,
+    or the cheapest to lose (idle seconds x bytes / seconds to load it). Default lru."""
 
 
 class InfinitySettings(Section):
@@ -239,6 +243,7 @@ class Settings(Section):
                 max_models=residency.max_models_in_memory,
                 inactive_timeout=residency.inactive_timeout,
                 cleanup_interval=residency.cleanup_interval,
+                eviction=Eviction(residency.eviction),
             ),
             check_interval=self.resource_monitor.check_interval,
             history_size=self.resource_monitor.history_size,

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from supervisor.core.look import Look
 from supervisor.core.model import ModelState, Rung, Signal
+from supervisor.core.policy import Eviction
 from supervisor.core.reservation import HOST, bytes_text
 from supervisor.core.resident import Resident
 
@@ -100,7 +101,7 @@ def for_cleanup(look: Look) -> tuple[Resident, Unload] | None:
     """The model that the regular clean-up takes next (seed section 4.1).
 
     1. One that has been idle for longer than the time-out; not the last one ready while the ladder is below warn.
-    2. Where none is: while more models are in memory than may be, the least recently used.
+    2. Where none is: while more models are in memory than may be, the most dispensable (`Eviction`).
     """
     cold = [r for r in look.coldest_first(look.residents) if r.unused and r.view.state is ModelState.READY]
     timeout = look.policy.inactive_timeout
@@ -110,9 +111,9 @@ def for_cleanup(look: Look) -> tuple[Resident, Unload] | None:
             return resident, Unload(resident.view.name, Cause.IDLE, f"idle {resident.idle:.0f} s > {timeout:g} s")
     held = len(look.holders)
     if held > look.policy.max_models and cold:  # 2
-        oldest = cold[0]
-        why = f"{held} models in memory, {look.policy.max_models} may be; least recently used, idle {oldest.idle:.0f} s"
-        return oldest, Unload(oldest.view.name, Cause.EVICTED, why)
+        first = look.dispensable_first(cold)[0]
+        why = f"{held} models in memory, {look.policy.max_models} may be; {_choice(look, first)}"
+        return first, Unload(first.view.name, Cause.EVICTED, why)
     return None
 
 
@@ -120,7 +121,7 @@ def for_waiter(look: Look, waiter: Resident) -> tuple[Resident, Unload] | None:
     """The model that makes room for one that waits; None = nobody yet.
 
     1. Where memory is missing, only models in that memory help; where only a place is, any.
-    2. One that nobody uses: first any that has broken down, then the least recently used.
+    2. One that nobody uses: first any that has broken down, then the most dispensable (`Eviction`).
     3. Else one that is busy and has had its turn: in memory for `RESIDENCE`, and as long as its load took. Of those the
        one that has been there longest, but rather one that is large enough. Models that are wanted by turns so each get
        theirs, and none is loaded more often than once in that time.
@@ -131,9 +132,9 @@ def for_waiter(look: Look, waiter: Resident) -> tuple[Resident, Unload] | None:
     shortage = look.shortage(waiter)
     if shortage:  # 1
         helpful = [r for r in helpful if r.view.device == waiter.view.device]
-    cold = [r for r in look.coldest_first(helpful) if _is_cold(r, look.now)]
+    cold = [r for r in look.dispensable_first(helpful) if _is_cold(r, look.now)]
     for resident in sorted(cold, key=lambda r: r.view.state is not ModelState.BACKOFF):  # 2
-        return resident, _evicted(resident, waiter, Cause.EVICTED, f"least recently used, idle {resident.idle:.0f} s")
+        return resident, _evicted(resident, waiter, Cause.EVICTED, _choice(look, resident))
     turn = _turn(look)
     if turn is None:
         return None
@@ -143,6 +144,19 @@ def for_waiter(look: Look, waiter: Resident) -> tuple[Resident, Unload] | None:
         stayed = look.now - resident.settled_since
         return resident, _evicted(resident, waiter, cause, f"had its turn for {stayed:.0f} s")
     return None
+
+
+def _choice(look: Look, resident: Resident) -> str:
+    """Why this one was chosen, in words."""
+    idle = f"idle {resident.idle:.0f} s"
+    match look.policy.eviction:
+        case Eviction.LRU:
+            return f"least recently used, {idle}"
+        case Eviction.LFU:
+            return f"least often used, {resident.view.uses} times, {idle}"
+        case Eviction.COST:
+            load = f"loads in {resident.view.load_seconds:.0f} s" if resident.view.load_seconds else "load not timed"
+            return f"cheapest to lose: {idle}, holds {bytes_text(resident.held)}, {load}"
 
 
 def _is_cold(resident: Resident, now: float) -> bool:

@@ -7,10 +7,13 @@ same call are not both given the same free memory.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from supervisor.core.model import ModelState, ModelView
-from supervisor.core.policy import ResidencyPolicy
+from supervisor.core.policy import Eviction, ResidencyPolicy
 from supervisor.core.reservation import Pressure
 from supervisor.core.resident import Resident
 from supervisor.core.settling import Settling, is_foreign
+
+# No load is quicker (s); one that was never timed counts as this quick.
+QUICKEST_LOAD = 0.1
 
 
 class Look:
@@ -85,6 +88,20 @@ class Look:
         """Longest idle first; of equals the less used, then the one configured later (the first matters most)."""
         order = {resident: index for index, resident in enumerate(self.residents)}
         return sorted(residents, key=lambda r: (-r.idle, r.view.uses, -order[r]))
+
+    def dispensable_first(self, residents: Iterable[Resident]) -> list[Resident]:
+        """In the order in which they make room for others, by the operator's choice; of equals the coldest first.
+
+        `cost` (behaviour.md 6): idle seconds x bytes / seconds to load it again, the highest first.
+        """
+        coldest = self.coldest_first(residents)
+        match self.policy.eviction:
+            case Eviction.LRU:
+                return coldest
+            case Eviction.LFU:
+                return sorted(coldest, key=lambda r: r.view.uses)
+            case Eviction.COST:
+                return sorted(coldest, key=lambda r: -r.idle * r.held / max(r.view.load_seconds or 0.0, QUICKEST_LOAD))
 
 
 def reserved(residents: Iterable[Resident], device: str) -> int:

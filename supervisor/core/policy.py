@@ -5,6 +5,7 @@ Values only; the YAML, its defaults and its derivations are `supervisor.config`'
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from supervisor.core.model import Rung, Signal
 
@@ -43,6 +44,14 @@ class BatchPolicy:
     cooldown: float = 5.0
 
 
+class Eviction(StrEnum):
+    """Which of the models that nobody uses makes room for another first."""
+
+    LRU = "lru"  # the one used least recently
+    LFU = "lfu"  # the one used least often
+    COST = "cost"  # the one that is cheapest to lose: long idle, large, quick to load again
+
+
 @dataclass(frozen=True, slots=True)
 class ResidencyPolicy:
     """The seed's ModelMemoryManager settings (section 4.1); times in seconds, `inactive_timeout` 0 = never."""
@@ -50,6 +59,7 @@ class ResidencyPolicy:
     max_models: int = 3
     inactive_timeout: float = 300.0
     cleanup_interval: float = 60.0
+    eviction: Eviction = Eviction.LRU
 
 
 @dataclass(frozen=True, slots=True)

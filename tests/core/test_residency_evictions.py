@@ -1,5 +1,7 @@
 """Who makes room for a model that waits: cold ones, one at a time, whose memory has to come back; and who does not."""
 
+from supervisor.core.model import Rung
+from supervisor.core.policy import Eviction
 from supervisor.core.reservation import Pressure
 from tests.support.residency_script import DRAINING, GB, STARTING, STOPPED, STOPPING, TIGHT, Script, model
 
@@ -237,3 +239,40 @@ def test_pinned_model_never_makes_room() -> None:
     )
     assert script.until(0, 19) == []
     assert script.at(20) == ["unload a: rotation"]
+
+
+def three(eviction: Eviction) -> Script:
+    """`old` is idle longest, `rare` was used least often, `big` is the largest and quickest to load again."""
+    script = Script(
+        model("old", uses=50, load_seconds=20.0, memory_bytes=GB),
+        model("rare", uses=1, load_seconds=40.0, memory_bytes=GB),
+        model("big", uses=80, load_seconds=5.0, memory_bytes=8 << 30),
+        model("new", STOPPED),
+        max_models=3,
+        eviction=eviction,
+    )
+    script.at(0)
+    script.at(2, rare={"uses": 2})
+    script.at(4, big={"uses": 81})
+    return script
+
+
+def test_the_operator_chooses_who_makes_room_first() -> None:
+    """`lru` takes the longest idle, `lfu` the least used, `cost` what is cheapest to lose; each says so."""
+    expected = {
+        Eviction.LRU: ("old", "least recently used, idle 10 s"),
+        Eviction.LFU: ("rare", "least often used, 2 times, idle 8 s"),
+        Eviction.COST: ("big", "cheapest to lose: idle 6 s, holds 8.00 GiB, loads in 5 s"),
+    }
+    for eviction, (name, why) in expected.items():
+        script = three(eviction)
+        assert script.at(10, new={"queued": 1}) == [f"unload {name}: evicted"]
+        assert script.why() == f"new waits for room; {why}"
+
+
+def test_the_ladder_takes_the_coldest_whatever_was_chosen() -> None:
+    """Under pressure the longest idle goes first: the choice is for making room in peace."""
+    for eviction in Eviction:
+        script = three(eviction)
+        steps = script.at(10, {"memory": Rung.UNLOAD, "memory_used": 11 * GB, "memory_limit": 11 * GB})
+        assert steps == ["unload old: memory"]

@@ -75,7 +75,12 @@ DEFAULTS: dict[str, Any] = {
         "adjustment_step": 2,
         "adjustment_cooldown": 5.0,
     },
-    "model_memory_manager": {"max_models_in_memory": 3, "inactive_timeout": 300, "cleanup_interval": 60},
+    "model_memory_manager": {
+        "max_models_in_memory": 3,
+        "inactive_timeout": 300,
+        "cleanup_interval": 60,
+        "eviction": "lru",
+    },
     "infinity": {
         "command": ["infinity_emb", "v2"],
         "env": {},
