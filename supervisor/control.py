@@ -45,6 +45,7 @@ class Control:
         accepting: Callable[[], bool],
         load_timeout: Callable[[], float],
         infinity: Callable[[], Mapping[str, Reading]],
+        logs: Callable[[str, int, int | None], tuple[list[str], int]],
     ) -> None:
         self._controller = controller
         self._pool = pool
@@ -55,6 +56,7 @@ class Control:
         self._accepting = accepting
         self._load_timeout = load_timeout
         self._infinity = infinity
+        self._logs = logs
         self._started_at = controller.clock()
         self.last_reload: dict[str, Any] | None = None
 
@@ -80,6 +82,11 @@ class Control:
     def config(self) -> dict[str, Any]:
         """The effective configuration, without secrets."""
         return self._effective()
+
+    def logs(self, name: str, count: int, after: int | None) -> dict[str, Any]:
+        """The last `count` lines of a model's worker, or what it wrote since the position `after`; and the next one."""
+        lines, position = self._logs(self._known(name), count, after)
+        return {"lines": lines, "position": position}
 
     def alive(self) -> tuple[bool, str]:
         """Whether the control loop ticks, and a word about it."""

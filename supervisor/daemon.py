@@ -34,6 +34,7 @@ from supervisor.sense.infinity import InfinityQueues
 from supervisor.sense.monitor import Monitor
 from supervisor.sense.peak import PeakMemory
 from supervisor.state import OperatorPause, StateDir, default_root
+from supervisor.workers import logfile
 from supervisor.workers.cgroup import Subtree
 from supervisor.workers.pool import WorkerPool
 from supervisor.workers.records import Records
@@ -158,6 +159,7 @@ class Daemon:
             accepting=lambda: not self._stop.is_set(),
             load_timeout=lambda: self.settings.infinity.start_timeout + self.settings.infinity.drain_timeout,
             infinity=queues.readings,
+            logs=lambda name, count, after: logfile.read(state.logs, name, count, after),
         )
         proxy_address, admin_address = settings.proxy.address, settings.admin.address
         self.admin = AdminServer(self.control, self.metrics, admin_address.host, admin_address.port)

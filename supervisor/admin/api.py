@@ -52,6 +52,7 @@ class Api:
                 web.post("/api/v1/resume", self.resume),
                 web.post("/api/v1/drill", self.drill),
                 web.post("/api/v1/reload", self.reload),
+                web.get(_MODELS + r"{name:[\s\S]+}/logs", self.logs),
                 # A name may hold anything, line ends included; the handler reads it from the raw path.
                 web.post(_MODELS + r"{name:[\s\S]+}/{action:load|unload|restart}", self.model),
             ]
@@ -101,6 +102,11 @@ class Api:
     async def config(self, _: web.Request) -> web.Response:
         """The effective configuration, without secrets."""
         return answer(self._control.config())
+
+    async def logs(self, request: web.Request) -> web.Response:
+        """The last `?n=` lines of a model's worker, or with `?after=POSITION` what it wrote since."""
+        count, after = body.lines_wanted(request.query)
+        return answer(self._control.logs(model_name(request.raw_path, "logs"), count, after))
 
     # -- acts --------------------------------------------------------------------------------------------------------
 

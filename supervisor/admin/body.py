@@ -16,6 +16,8 @@ READ_SECONDS = 10.0  # a client that dribbles its body gets no longer than this
 MAX_PAUSE = 7 * 86_400.0
 MAX_DRILL = 86_400.0
 MAX_DECISIONS = 10_000
+MAX_LINES = 10_000
+MAX_POSITION = 2**40
 _SIGNALS = tuple(signal.value for signal in Signal)
 
 
@@ -82,9 +84,20 @@ def drill(body: Mapping[str, Any]) -> tuple[dict[str, float], float]:
 
 def decision_count(query: Mapping[str, str]) -> int:
     """How many decisions are wanted: `n`, 100 unless told."""
-    text = query.get("n", "100")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_DECISIONS):
-        raise BadRequest(f"n is {_quoted(text)}; allowed: a whole number from 1 to {MAX_DECISIONS}")
+    return _whole(query, "n", "100", 1, MAX_DECISIONS)
+
+
+def lines_wanted(query: Mapping[str, str]) -> tuple[int, int | None]:
+    """How many lines of a log are wanted, `n`, 50 unless told; or from which position on, `after`, then all of them."""
+    if "after" in query:
+        return 0, _whole(query, "after", "0", 0, MAX_POSITION)
+    return _whole(query, "n", "50", 0, MAX_LINES), None
+
+
+def _whole(query: Mapping[str, str], name: str, default: str, least: int, most: int) -> int:
+    text = query.get(name, default)
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise BadRequest(f"{name} is {_quoted(text)}; allowed: a whole number from {least} to {most}")
     return int(text)
 
 

@@ -7,7 +7,7 @@ import click
 
 from supervisor import __version__
 from supervisor.cli.configuration import check_config, config_schema, run
-from supervisor.cli.control import drill, explain, load, pause, restart, resume, status, unload
+from supervisor.cli.control import drill, explain, load, logs, pause, restart, resume, status, unload
 
 
 @click.group(
@@ -19,5 +19,5 @@ def main() -> None:
     """Keeps an unmodified Infinity embedding server within CPU, memory and GPU memory limits."""
 
 
-for command in (run, check_config, config_schema, status, load, unload, restart, pause, resume, drill, explain):
+for command in (run, check_config, config_schema, status, load, unload, restart, logs, pause, resume, drill, explain):
     main.add_command(command)

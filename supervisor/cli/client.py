@@ -104,6 +104,12 @@ class Daemon:
         """Load, unload or restart a model, whatever is in its name."""
         return self.post(f"/api/v1/models/{quote(os.fsencode(model), safe='')}/{action}")
 
+    def logs(self, model: str, count: int, after: int | None = None) -> tuple[list[str], int]:
+        """The last lines of a model's worker, or what it wrote since the position `after`; and the next position."""
+        query = f"n={count}" if after is None else f"after={after}"
+        answer = self.get(f"/api/v1/models/{quote(os.fsencode(model), safe='')}/logs?{query}")
+        return answer["lines"], answer["position"]
+
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
         address = self.address
         connection = (

@@ -1,6 +1,7 @@
 """The commands that talk to a running daemon."""
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,11 @@ from supervisor.core.display import printable
 
 if TYPE_CHECKING:
     from supervisor.cli.client import Daemon
+
+# Seconds between two looks at a log that is followed.
+LOOK_EVERY = 0.5
+# And after one that was not answered.
+RETRY_EVERY = 5.0
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
@@ -51,6 +57,32 @@ def unload(model: str, admin: "Daemon | None") -> None:
 def restart(model: str, admin: "Daemon | None") -> None:
     """Stop MODEL's worker, start it anew and wait until it is ready."""
     _act_on(model, "restart", admin)
+
+
+@click.command(epilog=example("infinity-supervisor logs minilm -n 20\ninfinity-supervisor logs minilm -f"))
+@click.argument("model")
+@click.option("-n", "count", type=click.IntRange(0, 10_000), default=50, show_default=True, help="How many lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what it writes, until Ctrl-C.")
+@admin_option
+def logs(model: str, count: int, follow: bool, admin: "Daemon | None") -> None:
+    """The last lines that MODEL's worker wrote, those of earlier starts included."""
+    from supervisor.cli.client import CallFailed
+
+    target = daemon(admin)
+    with one_line_errors():
+        lines, position = target.logs(model, count)
+        _print(lines)
+        if not lines and not follow:
+            click.echo(f"{printable(model)} has written nothing yet", err=True)
+    while follow:
+        time.sleep(LOOK_EVERY)
+        try:
+            lines, position = target.logs(model, 0, position)
+        except CallFailed as error:  # a restart of the daemon is no end of the log
+            click.echo(f"{error}; still trying, Ctrl-C ends", err=True)
+            time.sleep(RETRY_EVERY)
+        else:
+            _print(lines)
 
 
 @click.command(epilog=example("infinity-supervisor pause --for 5m"))
@@ -114,6 +146,11 @@ def _act_on(model: str, action: str, admin: "Daemon | None") -> None:
     with one_line_errors(), progress_of(target, model):
         outcome = target.act_on(model, action)
     _say(outcome)
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(printable(line))
 
 
 def _say(outcome: Any) -> None:

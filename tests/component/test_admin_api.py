@@ -232,3 +232,13 @@ async def test_closing_ends_waiting_acts_soon() -> None:
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await waiting
     await served.server.close()
+
+
+async def test_a_models_log(served: Served) -> None:
+    """The last lines with the position behind them, and what came since one; what can't be is refused."""
+    assert (await served.get("/api/v1/models/minilm/logs?n=2")).json == {"lines": ["line 1", "line 2"], "position": 21}
+    assert (await served.get("/api/v1/models/minilm/logs?after=21")).json == {"lines": [], "position": 21}
+    assert (await served.get("/api/v1/models/nope/logs")).status == 404
+    for query in ("n=-1", "n=10001", "after=x", "after=-1", "after=" + "9" * 40):
+        answer = await served.get(f"/api/v1/models/minilm/logs?{query}")
+        assert (answer.status, answer.reason) == (400, "bad_request"), query

@@ -58,6 +58,7 @@ class Desk:
             accepting=lambda: True,
             load_timeout=lambda: timeout,
             infinity=lambda: {"a": Known(7.0, 0.0), "b": Missing("/models answers 500", 0.0)},
+            logs=lambda name, count, after: ([f"{name} {count} {after}"], 7),
         )
 
     async def _reload(self) -> dict[str, Any]:
@@ -216,3 +217,11 @@ async def test_status_has_the_contracts_shape(tmp_path: Path) -> None:
     assert first["infinity_queued_inputs"] == 7
     assert status["models"][1]["infinity_queued_inputs"] is None
     assert status["models"][1]["infinity_missing"] == "/models answers 500"
+
+
+async def test_logs_go_by_a_models_name_or_alias(tmp_path: Path) -> None:
+    """An alias reads the log of its model; an unknown name is refused."""
+    it = Desk(tmp_path, House())
+    assert it.control.logs("alias", 3, None) == {"lines": ["a 3 None"], "position": 7}
+    with pytest.raises(UnknownModel):
+        it.control.logs("nope", 3, None)

@@ -294,3 +294,30 @@ def test_the_default_address_is_the_configs(tmp_path: Path, text: str, expected:
     file.write_text(text)
     assert client.default_address(str(file)).text == expected
     assert client.default_address(str(tmp_path / "none")).text == client.DEFAULT_ADDRESS
+
+
+def test_logs_prints_the_last_lines(served: ServedAdmin) -> None:
+    """`-n` bounds them; an unknown model is one line on stderr and 1."""
+    done = invoke(served.url, "logs", "minilm", "-n", "2")
+    assert (done.exit_code, done.stdout) == (0, "line 1\nline 2\n")
+    done = invoke(served.url, "logs", "nope")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "no model named 'nope'" in done.stderr
+
+
+def test_logs_follows_over_a_restart_of_the_daemon(served: ServedAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes is printed as it comes; a daemon that does not answer for a while is told, and is no end."""
+    came = iter([["first"], client.CallFailed("no daemon answers"), ["second"], KeyboardInterrupt()])
+
+    def logs(self: client.Daemon, model: str, count: int, after: int | None = None) -> tuple[list[str], int]:
+        news = next(came)
+        if isinstance(news, BaseException):
+            raise news
+        return news, (after or 0) + 1
+
+    monkeypatch.setattr(client.Daemon, "logs", logs)
+    monkeypatch.setattr("supervisor.cli.control.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("supervisor.cli.control.RETRY_EVERY", 0.0)
+    done = invoke(served.url, "logs", "minilm", "-f")
+    assert done.stdout == "first\nsecond\n"
+    assert "no daemon answers; still trying" in done.stderr

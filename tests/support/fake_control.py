@@ -109,6 +109,12 @@ class FakeControl:
     def config(self) -> Json:
         return {"mode": "enforce"}
 
+    def logs(self, name: str, count: int, after: int | None) -> Json:
+        if name != "minilm":
+            raise UnknownModel(f"no model named {name!r}")
+        lines = [f"line {i}" for i in range(3)]
+        return {"lines": lines[-count:] if after is None else [], "position": 21}
+
     def subscribe(self) -> Subscription:
         return self.journal.subscribe()
 
