@@ -1,6 +1,6 @@
 """The composition root: builds the parts, wires them, starts and stops them in order. Holds no logic of its own.
 
-Start: state folder, ports, leftovers of a killed predecessor, then control loop, workers and proxy.
+Start: state folder, ports, workers of a killed predecessor, then control loop and proxy.
 Stop: no new requests, held ones answered, workers drained and ended, then the rest. A second signal hurries.
 """
 
@@ -20,7 +20,7 @@ from supervisor import __version__, wiring
 from supervisor import log as logs
 from supervisor.admin.server import AdminServer
 from supervisor.backstop import CpuBackstop
-from supervisor.config import ConfigError, Fault, Settings, diff, effective, load, with_fixed_kept
+from supervisor.config import ConfigError, Settings, diff, effective, load_to_run, with_fixed_kept
 from supervisor.control import Control
 from supervisor.controller import Controller
 from supervisor.core.sentences import Action
@@ -34,10 +34,12 @@ from supervisor.sense.infinity import InfinityQueues
 from supervisor.sense.monitor import Monitor
 from supervisor.sense.peak import PeakMemory
 from supervisor.state import OperatorPause, StateDir, default_root
+from supervisor.upgrade import Upgrade, execute, inherited
 from supervisor.workers import logfile
 from supervisor.workers.cgroup import Subtree
 from supervisor.workers.pool import WorkerPool
 from supervisor.workers.records import Records
+from supervisor.workers.waits import cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +53,8 @@ def run(path: Path, settings: Settings) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop takes it: a reload asked for now must not kill us
+    for early in (signal.SIGHUP, signal.SIGUSR2):  # until the loop takes them: what is asked for now must not kill us
+        signal.signal(early, signal.SIG_IGN)
     logs.configure(settings.logging.level, settings.logging.format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -72,30 +75,32 @@ class Daemon:
         self.settings = settings
         self._stop = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._upgrade = Upgrade(path, lambda: self._started and not self._stop.is_set())
         self._started = False
         self._failed = False
         self._reloads = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> bool:
-        """Start everything, wait for a signal, stop everything; whether it ended for a fault of its own.
-
-        Raises StartError when it can't start.
-        """
+        """Start everything (or StartError), wait for a signal, stop everything; whether it ended for its own fault."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._upgrade.ask)
         async with AsyncExitStack() as stack:
             starting = asyncio.create_task(self._start(stack, loop), name="start")
             stopping = asyncio.create_task(self._stop.wait(), name="stop")
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
-                await _cancelled(starting)
+                await cancelled([starting])
                 return False
             await starting
             self._started = True
-            await stopping
+            upgrading = asyncio.create_task(self._upgrade.wanted.wait(), name="upgrade")
+            await asyncio.wait((stopping, upgrading), return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                await self._go_on_as_new()
             await self._drain()
         return self._failed
 
@@ -170,15 +175,15 @@ class Daemon:
         stack.push_async_callback(self.proxy.close)
         stack.push_async_callback(self.admin.close)
         await self.admin.start()
-        await self.proxy.start()
+        await self.proxy.start(inherited(settings.proxy.listen))
         subtree.open()  # only now: a daemon that can't have its ports leaves everything as it is
         await self.pool.start()
         self._restore_pause(pause_file, loop.time())
         asking = asyncio.create_task(queues.run(), name="Infinity's own word")
-        stack.push_async_callback(_cancelled, asking)
+        stack.push_async_callback(cancelled, [asking])
         ticking = asyncio.create_task(self.controller.run(), name="control loop")
         ticking.add_done_callback(self._loop_ended)
-        stack.push_async_callback(_cancelled, ticking)
+        stack.push_async_callback(cancelled, [ticking])
         stack.push_async_callback(self.pool.shutdown)
         self.controller.preload(model.name for model in settings.models if model.preload)
         log.info(
@@ -260,8 +265,7 @@ class Daemon:
         """
         async with self._reloads:
             try:
-                new = await asyncio.to_thread(load, self.path)
-                _require_models(new, self.path)
+                new = await asyncio.to_thread(load_to_run, self.path)
             except ConfigError as error:
                 faults = [str(fault) for fault in error.faults]
                 log.error("reload_failed", faults=faults, consequence="the configuration in force stays")
@@ -301,6 +305,18 @@ class Daemon:
             "models_restarted": list(changes.models_changed),
         }
 
+    # -- upgrade in place -------------------------------------------------------------------------------------------
+
+    async def _go_on_as_new(self) -> None:
+        """Run the program anew, as this process; returns only when that failed: then nothing is left but to end."""
+        listeners = await self.proxy.hand_over(self.settings.infinity.drain_timeout)
+        logs.flush()
+        try:
+            execute(listeners, self.settings.proxy.listen)
+        except OSError as error:
+            log.critical("upgrade_failed", error=str(error))
+            self._failed = True
+
     # -- stop -------------------------------------------------------------------------------------------------------
 
     def _asked_to_stop(self) -> None:
@@ -325,18 +341,6 @@ class Daemon:
         elif not answered.result():
             self.pool.hurry()  # who waits has been refused: nobody takes what a drain would wait for once more
         hurried.cancel()
-
-
-def _require_models(settings: Settings, path: Path) -> None:
-    if not settings.models:
-        message = "no models are configured; add at least one with `name` and `model_id`"
-        raise ConfigError((Fault(str(path), 0, "models", message),))
-
-
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError, Exception):
-        await task
 
 
 def _told(outcome: dict[str, Any]) -> str:

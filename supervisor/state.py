@@ -1,6 +1,6 @@
 """The state folder of one daemon: locked while it runs; what must survive a restart lies in it.
 
-One sub-folder per proxy address, so that two daemons with different ports never meet. Holds no keys.
+One sub-folder per proxy address, so that two daemons with different ports never meet.
 """
 
 import fcntl

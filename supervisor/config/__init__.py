@@ -8,7 +8,7 @@ from supervisor.config.address import Address, parse_address
 from supervisor.config.diff import NEEDS_RESTART, Diff, diff, with_fixed_kept
 from supervisor.config.effective import effective
 from supervisor.config.faults import ConfigError, Fault, Note
-from supervisor.config.load import Checked, check, load
+from supervisor.config.load import Checked, check, load, load_to_run
 from supervisor.config.schema import json_schema
 from supervisor.config.settings import ModelSettings, Settings, queue_bytes
 
@@ -27,6 +27,7 @@ __all__ = [
     "effective",
     "json_schema",
     "load",
+    "load_to_run",
     "parse_address",
     "queue_bytes",
     "with_fixed_kept",

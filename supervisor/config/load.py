@@ -30,6 +30,15 @@ def load(path: str | FilePath) -> Settings:
     return checked.settings
 
 
+def load_to_run(path: str | FilePath) -> Settings:
+    """The same, for a daemon: without models there is nothing to run."""
+    settings = load(path)
+    if not settings.models:
+        message = "no models are configured; add at least one with `name` and `model_id`"
+        raise ConfigError((Fault(os.fspath(path), 0, "models", message),))
+    return settings
+
+
 def check(path: str | FilePath, environ: Mapping[str, str] = os.environ) -> Checked:
     """The same without raising, and with notes on what is allowed but hardly meant. Opens the path anew each time."""
     file = os.fspath(path)

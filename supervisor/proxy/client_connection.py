@@ -41,6 +41,13 @@ class PlainConnections:
         """A connection that is about to be made."""
         return ClientConnection(self)
 
+    async def drain(self, idle_seconds: float) -> None:
+        """Wait until none is left, or all that are have been idle for so long."""
+        while recent := [  # noqa: ASYNC110
+            c.idle_for for c in self.open if c.idle_for is not None and c.idle_for < idle_seconds
+        ]:
+            await asyncio.sleep(idle_seconds - min(recent))  # time is what is waited for: no event tells of it
+
     async def close(self, timeout: float) -> None:
         """Close all: idle ones at once, the others when they are answered, at most `timeout` seconds from now."""
         ended = [connection.ended for connection in self.open]
@@ -81,6 +88,11 @@ class ClientConnection(asyncio.Protocol):
         self._closing = False
         self._idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle_for(self) -> float | None:
+        """Seconds since its last answer, or since it was made; None while a request is being answered."""
+        return None if self._visit is not None else self._all.loop.time() - self._idle_since
 
     def close_when_answered(self) -> None:
         """Take no further request."""

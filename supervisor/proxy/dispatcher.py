@@ -65,6 +65,7 @@ class Dispatcher(Hosting):
         self._numbers = 0
         self._cores = 1.0
         self._draining = False
+        self.leaving = False  # answers close their connections, so that the next supervisor gets what follows
         self.configure(models, limits)
 
     def configure(self, models: Sequence[ServedModel], limits: QueueLimits) -> None:
@@ -233,7 +234,7 @@ class Dispatcher(Hosting):
 
     def begin_drain(self) -> None:
         """Refuse new requests from now on; those that were admitted go on."""
-        self._draining = True
+        self._draining = self.leaving = True
 
     async def finish(self, timeout: float) -> bool:
         """Wait until every request has its answer; after `timeout` seconds refuse those that have none.

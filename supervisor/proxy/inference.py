@@ -110,7 +110,7 @@ class InferenceHandler:
         fields = {"Content-Type": JSON, "Server": SERVER, "x-request-id": request_id}
         fields.update(refusal.headers(self._jitter))
         response = Answer(refusal.status, refusal.body(), fields)
-        if unread or self._dispatcher.draining:
+        if unread or self._dispatcher.leaving:
             response.force_close()  # the rest of the body would be taken for the next request
         return response
 
@@ -123,6 +123,6 @@ class InferenceHandler:
     def _finished(self, visit: Visit, response: Answer) -> Answer:
         if visit.job is not None and visit.job.first_sent is not None:
             response.fields["x-supervisor-queue-ms"] = f"{(visit.job.first_sent - visit.arrived) * 1000:.1f}"
-        if self._dispatcher.draining:
+        if self._dispatcher.leaving:
             response.force_close()
         return response

@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
@@ -17,9 +18,10 @@ from supervisor.core.liveness import Work
 from supervisor.workers.cgroup import WorkerGroup
 from supervisor.workers.launch import HOST, WorkerSpec, command_line, environment, free_port, is_free
 from supervisor.workers.output import OutputFile, Tail
-from supervisor.workers.process import Process
+from supervisor.workers.process import AdoptedProcess, Process
 from supervisor.workers.progress import standstill
 from supervisor.workers.readiness import NotReady, canary, until_ready
+from supervisor.workers.records import Record, boot_id
 from supervisor.workers.surroundings import Surroundings
 from supervisor.workers.watchdog import until_dead
 
@@ -33,6 +35,8 @@ _ORPHANS_GRACE = 1.0
 _KILL_TIMEOUT = 30.0
 # A port that is still held after the group has gone belongs to somebody who left it; the next start takes another.
 _PORT_TIMEOUT = 2.0
+# A ready worker answers a canary in milliseconds, on a saturated host in seconds (edge-cases.md 3).
+_ADOPTED_WITHIN = 30.0
 _LAST_LINES = 3
 # How a process ends that got SIGKILL, and a shell whose child did.
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -56,13 +60,24 @@ class Instance:
         self.process = process
         self.endpoint = endpoint
         self.tail = tail
+        self.served = False  # for an earlier supervisor
         self._around = around
         self._output = output
         self._group = group
         around.taken.add(endpoint.port)
         self._follower = asyncio.get_running_loop().create_task(tail.follow())
-        if around.records is not None:
-            around.records.put(spec.name, process.pid, process.pgid, process.start_ticks, endpoint.port)
+        self.adopted = isinstance(process, AdoptedProcess)
+        self._record = Record(
+            model=spec.name,
+            pid=process.pid,
+            pgid=process.pgid,
+            start_ticks=process.start_ticks,
+            boot_id=boot_id(),
+            port=endpoint.port,
+            api_key=endpoint.api_key,
+            launched_as=spec.fingerprint,
+        )
+        self._remember()
 
     @classmethod
     def launch(cls, spec: WorkerSpec, around: Surroundings) -> "Instance":
@@ -90,9 +105,35 @@ class Instance:
         group.place(process)
         return cls(spec, around, process, Endpoint(spec.name, HOST, port, api_key), output, tail, group)
 
+    @classmethod
+    def adopt(cls, spec: WorkerSpec, around: Surroundings, record: Record) -> "Instance":
+        """Take over a worker that an earlier supervisor started; NotReady when it has ended.
+
+        It goes on with the output file it has open; what it wrote while nobody looked is there, but not in our log.
+        """
+        try:
+            process = AdoptedProcess.find(record.pid, record.start_ticks)
+        except OSError as error:
+            raise NotReady(f"an earlier supervisor's worker has ended: {error.strerror or error}") from error
+        output = OutputFile(around.log_dir, spec.name)
+        tail = Tail(spec.name, output, secret=record.api_key, interval=_LOOK_OFTEN)
+        group = around.subtree.worker_group(spec.name)
+        group.place(process)
+        endpoint = Endpoint(spec.name, HOST, record.port, record.api_key)
+        instance = cls(spec, around, process, endpoint, output, tail, group)
+        instance.served = record.ready
+        return instance
+
     async def becomes_ready(self) -> Endpoint:
-        """Wait until it serves its model; raises NotReady when it is not going to."""
-        self.endpoint = await until_ready(self._around.session(), self.endpoint)
+        """Wait until it serves its model; raises NotReady when it is not going to.
+
+        One that has served already has to answer soon: it may be a zombie, whose canary never comes back.
+        """
+        try:
+            async with asyncio.timeout(_ADOPTED_WITHIN if self.served else None):
+                self.endpoint = await until_ready(self._around.session(), self.endpoint)
+        except TimeoutError as error:
+            raise NotReady(f"it was adopted, but no canary came back in {_ADOPTED_WITHIN:.0f} s") from error
         return self.endpoint
 
     async def stands_still(self, limit: Callable[[], float]) -> float:
@@ -112,6 +153,8 @@ class Instance:
     def is_serving(self) -> None:
         """It became ready: little is going to be said from now on."""
         self.tail.interval = _LOOK_RARELY
+        self._record = replace(self._record, ready=True)
+        self._remember()
 
     def how(self) -> str:
         """How its process ended; whether the kernel killed for want of memory is known where it has a cgroup."""
@@ -187,6 +230,10 @@ class Instance:
         self._around.taken.discard(self.endpoint.port)
         if self._around.records is not None:
             self._around.records.remove(self.spec.name)
+
+    def _remember(self) -> None:
+        if self._around.records is not None:
+            self._around.records.put(self._record)
 
     def _look(self, *, final: bool) -> None:
         self.tail.look(asyncio.get_running_loop().time(), final=final)

@@ -3,6 +3,7 @@
 Values only, besides looking for a free port; starts nothing.
 """
 
+import hashlib
 import random
 import socket
 from collections.abc import Collection, Mapping
@@ -74,6 +75,11 @@ class WorkerSpec:
             tuple(sorted(self.env.items())),
             self.command,
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """The launch key as something to be written down: it may hold secrets (`env`)."""
+        return hashlib.sha256(repr(self.launch_key()).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def command_line(spec: WorkerSpec, port: int) -> list[str]:

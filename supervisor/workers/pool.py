@@ -57,13 +57,22 @@ class WorkerPool:
         self._closing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin: end what a killed predecessor left behind, then follow orders. Starts no worker."""
-        if (records := self._around.records) is not None:
-            if found := records.read():
-                await sweep(found, max((worker.spec.stop_timeout for worker in self._workers.values()), default=10.0))
-            records.clear()
+        """Begin: take over what a killed predecessor left, or end it, then follow orders. Starts no worker.
+
+        What is not taken over is ended first: its memory is needed. Its own model is started again when asked for.
+        """
+        records = self._around.records
+        found = records.read() if records is not None else []
+        left = [r for r in found if r.model not in self._workers or not self._workers[r.model].adopt(r)]
+        if records is not None:
+            records.keep(found)
         for worker in self._workers.values():
             worker.start()
+        if left:
+            await sweep(left, max((worker.spec.stop_timeout for worker in self._workers.values()), default=10.0))
+        if records is not None:
+            for record in left:
+                records.remove(record.model)
 
     def views(self) -> Mapping[str, WorkerView]:
         """Every worker as it is now, in configured order; those a reload removed are not among them."""

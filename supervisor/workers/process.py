@@ -8,10 +8,13 @@ reach a stranger.
 """
 
 import asyncio
+import errno
 import os
+import select
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +40,9 @@ class Process:
     `exited` is set when the leader has ended, `status` is how (negative: the signal; None: nobody knows).
     """
 
-    def __init__(self, popen: "subprocess.Popen[bytes]", pidfd: int, start_ticks: int) -> None:
-        self.pid = popen.pid
-        self.pgid = popen.pid
+    def __init__(self, pid: int, pidfd: int, start_ticks: int, popen: "subprocess.Popen[bytes] | None" = None) -> None:
+        self.pid = pid
+        self.pgid = pid
         self.start_ticks = start_ticks
         self.exited = asyncio.Event()
         self.status: int | None = None
@@ -60,7 +63,7 @@ class Process:
         pidfd = -1
         try:
             pidfd = os.pidfd_open(popen.pid)
-            return cls(popen, pidfd, start_ticks(popen.pid) or 0)
+            return cls(popen.pid, pidfd, start_ticks(popen.pid) or 0, popen)
         except BaseException:
             with suppress(ProcessLookupError):
                 os.killpg(popen.pid, signal.SIGKILL)
@@ -94,14 +97,14 @@ class Process:
 
     async def group_empty(self, timeout: float | None = None) -> bool:
         """Wait until nothing of the group is alive; False when something still is after `timeout` seconds."""
-        return await group_empty(self.pgid, timeout)
+        return await until_empty(self.members, timeout)
 
     async def kill_group(self, timeout: float | None = None) -> bool:
         """SIGKILL to the whole group, again as long as it lives; False when something is left after `timeout` seconds.
 
         Only a process that hangs in the kernel (a driver, a dead network disk) survives this.
         """
-        return await kill_group(self.pgid, timeout)
+        return await until_killed(self.members, lambda: self.signal_group(signal.SIGKILL), timeout)
 
     def close(self) -> None:
         """Kill what is left, reap the leader, give back the descriptor. Safe to call twice.
@@ -112,13 +115,63 @@ class Process:
             return
         self.signal_group(signal.SIGKILL)
         self._loop.remove_reader(self._pidfd)
+        self._reap()
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self.exited.set()
+
+    def _reap(self) -> None:
+        assert self._popen is not None, "spawned by us"
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout=1.0)
             # subprocess knows -signal too, so a leader that ended just now leaves its status as well
             self.status = self._popen.returncode if self.status is None else self.status
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self.exited.set()
+
+
+class AdoptedProcess(Process):
+    """A worker that an earlier supervisor started. Made by `find`.
+
+    It is no child of ours, unless we are that supervisor after an upgrade in place. So nothing keeps the number of its
+    group when its leader has ended: from then on only those are taken for its members that were there before.
+    """
+
+    _ended_at: float | None = None  # in clock ticks since boot
+
+    @classmethod
+    def find(cls, pid: int, ticks: int) -> "AdoptedProcess":
+        """The process of this number that was started then; OSError when there is none, or no more."""
+        pidfd = os.pidfd_open(pid)
+        if start_ticks(pid) != ticks:  # looked at only now: from here on the number can't be given to another
+            os.close(pidfd)
+            raise ProcessLookupError(errno.ESRCH, "it has ended, and its number is another's")
+        return cls(pid, pidfd, ticks)
+
+    def _on_exit(self) -> None:
+        self._ended_at = time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS
+        super()._on_exit()
+
+    def members(self) -> list[int]:
+        """The living processes of the group."""
+        members, ended_at = super().members(), self._ended_at
+        if ended_at is None:
+            return members
+        return [pid for pid in members if (started := start_ticks(pid)) is not None and started <= ended_at]
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to all of the group; nothing when there is nobody left."""
+        if self._ended_at is None:
+            super().signal_group(number)
+            return
+        for pid in self.members():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+    def _reap(self) -> None:
+        select.select([self._pidfd], [], [], 1.0)
+        with suppress(ChildProcessError):
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
+            if ended is not None and self.status is None:
+                self.status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def start_ticks(pid: int) -> int | None:
@@ -168,10 +221,15 @@ def group_activity(pgid: int) -> Activity:
 
 async def group_empty(pgid: int, timeout: float | None = None) -> bool:
     """Wait until nothing of the group is alive; False when something still is after `timeout` seconds."""
+    return await until_empty(lambda: group_members(pgid), timeout)
+
+
+async def until_empty(members: Callable[[], list[int]], timeout: float | None = None) -> bool:
+    """Wait until there are no members; False when there still are after `timeout` seconds."""
     loop = asyncio.get_running_loop()
     until = None if timeout is None else loop.time() + timeout
     pause = _POLL_FIRST
-    while group_members(pgid):
+    while members():
         if until is not None:
             if loop.time() >= until:
                 return False
@@ -183,13 +241,24 @@ async def group_empty(pgid: int, timeout: float | None = None) -> bool:
 
 async def kill_group(pgid: int, timeout: float | None = None) -> bool:
     """SIGKILL to a whole group until nothing of it is alive; False when something is left after `timeout` seconds."""
+
+    def kill() -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pgid, signal.SIGKILL)
+
+    return await until_killed(lambda: group_members(pgid), kill, timeout)
+
+
+async def until_killed(
+    members: Callable[[], list[int]], kill: Callable[[], None], timeout: float | None = None
+) -> bool:
+    """Kill until there are no members, at once and then each second; False when some are left after `timeout` s."""
     loop = asyncio.get_running_loop()
     until = None if timeout is None else loop.time() + timeout
     while True:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(pgid, signal.SIGKILL)
+        kill()
         left = 1.0 if until is None else min(1.0, until - loop.time())
-        if await group_empty(pgid, max(left, 0)):
+        if await until_empty(members, max(left, 0)):
             return True
         if until is not None and loop.time() >= until:
             return False

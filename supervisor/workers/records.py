@@ -1,7 +1,8 @@
 """What must be known about running workers by the next supervisor if this one is killed: a small private file.
 
-Owns the file and the ending of workers found in it. A process is only touched when its number, its start time and the
-boot it belongs to all match what was written: anything else got the number later, and is none of our business.
+Owns the file and the ending of workers found in it that nobody adopts. A process is only touched when its number, its
+start time and the boot it belongs to all match what was written: anything else got the number later, and is none of our
+business.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from supervisor.workers.process import group_empty, kill_group, start_ticks
 
 log = structlog.get_logger(__name__)
 
-VERSION = 1
+VERSION = 2
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # How long a killed group may take: longer only for a process that hangs in the kernel.
 _KILL_TIMEOUT = 30.0
@@ -28,7 +29,10 @@ _KILL_TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One live worker. `start_ticks` and `boot_id` tell its process from a later one of the same number."""
+    """One live worker. `start_ticks` and `boot_id` tell its process from a later one of the same number.
+
+    `launched_as` is `WorkerSpec.fingerprint` of the settings it was started with; `ready`: it has served.
+    """
 
     model: str
     pid: int
@@ -36,10 +40,13 @@ class Record:
     start_ticks: int
     boot_id: str
     port: int
+    api_key: str = field(default="", repr=False)
+    launched_as: str = ""
+    ready: bool = False
 
 
 class Records:
-    """The file of live workers: private (0600), replaced as a whole, never half written, and without keys.
+    """The file of live workers: private (0600, for it has their keys), replaced as a whole, never half written.
 
     A write that fails is logged and costs only the next supervisor's knowledge. It is not synced to disk: after a
     power failure there are no workers.
@@ -68,9 +75,9 @@ class Records:
             self._set_aside(f"{type(error).__name__}: {error}")
             return []
 
-    def put(self, model: str, pid: int, pgid: int, ticks: int, port: int) -> None:
-        """Remember a worker that was just started."""
-        self._records[model] = Record(model, pid, pgid, ticks, boot_id(), port)
+    def put(self, record: Record) -> None:
+        """Remember a worker as it is now."""
+        self._records[record.model] = record
         self._write()
 
     def remove(self, model: str) -> None:
@@ -78,9 +85,9 @@ class Records:
         if self._records.pop(model, None) is not None:
             self._write()
 
-    def clear(self) -> None:
-        """Forget what an earlier supervisor left."""
-        self._records.clear()
+    def keep(self, records: Sequence[Record]) -> None:
+        """Of what an earlier supervisor left, remember these and forget the others."""
+        self._records = {record.model: record for record in records}
         self._write()
 
     def _write(self) -> None:
@@ -128,7 +135,7 @@ async def _end(record: Record, stop_timeout: float) -> bool:
     3. Kill what is left: a group's number is given to nobody else while it has members.
     """
     fields: dict[str, Any] = {"model": record.model, "pid": record.pid, "port": record.port}
-    if not _is_the_same(record):  # 1
+    if not is_alive(record):  # 1
         log.info("leftover_worker_gone", **fields)
         return False
     log.warning("leftover_worker_found", **fields, consequence="it is ended before a new one is started")
@@ -143,7 +150,8 @@ async def _end(record: Record, stop_timeout: float) -> bool:
     return True
 
 
-def _is_the_same(record: Record) -> bool:
+def is_alive(record: Record) -> bool:
+    """Whether the process that was recorded is there, that very one."""
     if record.boot_id != boot_id() or start_ticks(record.pid) != record.start_ticks:
         return False
     try:
@@ -161,7 +169,7 @@ def _parse(data: Any) -> list[Record]:
     """The records of a file of our version; ValueError, KeyError or TypeError for anything else."""
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']!r}, this is {VERSION}")
-    kinds = {"model": str, "pid": int, "pgid": int, "start_ticks": int, "boot_id": str, "port": int}
+    kinds = {each.name: each.type for each in fields(Record)}
     records = []
     for item in data["workers"]:
         values = {name: item[name] for name in kinds}

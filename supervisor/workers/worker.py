@@ -20,8 +20,10 @@ from supervisor.workers.instance import Instance
 from supervisor.workers.lane import Lane
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.readiness import NotReady
+from supervisor.workers.records import Record, is_alive
+from supervisor.workers.serving import Fault, until_over
 from supervisor.workers.surroundings import Surroundings, WorkerView
-from supervisor.workers.waits import Waits, cancelled
+from supervisor.workers.waits import Waits
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +60,7 @@ class Worker:
         self._back_off = BackOff()
         self._restart_cause = "crash"  # of the next restart after a failure
         self._lane = Lane(around.lanes, spec.name)
+        self._found: Record | None = None
 
     # -- orders and looks -------------------------------------------------------------------------------------------
 
@@ -76,6 +79,13 @@ class Worker:
         """Begin to follow orders."""
         self._task = asyncio.create_task(self._run(), name=f"worker {self.name}")
         self._task.add_done_callback(self._died)
+
+    def adopt(self, record: Record) -> bool:
+        """Begin with a worker that an earlier supervisor left; False when it is none that this one would have now."""
+        if record.launched_as != self.spec.fingerprint or not is_alive(record):
+            return False
+        self._found, self._wanted = record, True
+        return True
 
     def want_ready(self) -> None:
         """Have it run. A failed one stays failed until it is forgiven; one that is stopping is started again after."""
@@ -168,75 +178,60 @@ class Worker:
         """
         if self.state is S.BACKOFF:
             self._count_restart(self._restart_cause)
-            self._restart_cause = "crash"
         self._move(S.STARTING, self._view.reason if self.state is S.BACKOFF else None)
-        fault: str | None = None
+        fault: Fault | None = None
         try:
             instance = self._launch()  # 1
             fault = await self._serve(instance)  # 2
             await self._end(instance, fault)  # 3
         except NotReady as error:
-            fault = str(error)
+            fault = Fault(str(error))
         except Exception as error:  # a mistake of ours must not leave a model without anyone who looks after it
             log.exception("worker_task_failed", model=self.name)
-            fault = f"internal error: {type(error).__name__}: {error}"
+            fault = Fault(f"internal error: {type(error).__name__}: {error}")
         finally:
             self._give_back()  # 4
         self._settle(fault)
 
     def _launch(self) -> Instance:
-        instance = self._instance = Instance.launch(self.spec, self._around)
+        record, self._found = self._found, None
+        if record is None:
+            instance = self._instance = Instance.launch(self.spec, self._around)
+        else:
+            instance = self._instance = Instance.adopt(self.spec, self._around, record)
         self._show(pid=instance.process.pid, pgid=instance.process.pgid, port=instance.endpoint.port)
-        log.info("worker_started", model=self.name, pid=instance.process.pid, port=instance.endpoint.port)
+        log.info(
+            "worker_found" if instance.adopted else "worker_started",
+            model=self.name,
+            pid=instance.process.pid,
+            port=instance.endpoint.port,
+        )
         return instance
 
-    async def _serve(self, instance: Instance) -> str | None:
+    async def _serve(self, instance: Instance) -> Fault | None:
         """Until it is over: None when it has to stop, else what is wrong with it."""
-        started_at = self._now()
-        stop = asyncio.create_task(self._until(self._is_over))
-        exited = asyncio.create_task(instance.process.exited.wait())
-        becoming = asyncio.create_task(instance.becomes_ready())
-        still = asyncio.create_task(instance.stands_still(lambda: self.spec.start_timeout))
-        dead: asyncio.Task[str] | None = None
-        try:
-            await asyncio.wait([stop, exited, becoming, still], return_when=asyncio.FIRST_COMPLETED)
-            if self._is_over():
-                return None
-            if exited.done():
-                return f"ended by itself while starting: {instance.ending()}"
-            if not becoming.done():
-                return f"no progress for {still.result():.0f} s while starting; {instance.last_words()}"
-            self._serving(instance, becoming.result(), self._now() - started_at)
-            await cancelled([becoming, still])
-            dead = asyncio.create_task(instance.dies(self._lane.work, lambda: self.spec.stall_timeout))
-            await asyncio.wait([stop, exited, dead], return_when=asyncio.FIRST_COMPLETED)
-            if self._is_over():
-                return None
-            if exited.done():
-                return f"ended by itself: {instance.ending()}"
-            self._restart_cause = "stalled"
-            log.error("worker_dead", model=self.name, why=dead.result(), next="SIGKILL, and what it had is sent again")
-            return f"dead: {dead.result()}"
-        except NotReady as error:
-            return f"{error}; {instance.last_words()}"
-        finally:
-            await cancelled([task for task in (stop, exited, becoming, still, dead) if task])
+        began = self._now()
+        return await until_over(
+            instance,
+            self._until(self._is_over),
+            self._is_over,
+            lambda endpoint: self._serving(instance, endpoint, self._now() - began),
+            self._lane.work,
+            lambda: self.spec,
+        )
 
     def _serving(self, instance: Instance, endpoint: Endpoint, seconds: float) -> None:
         instance.is_serving()
         self._back_off.ready(self._now())
         self._lane.attach(endpoint)
-        self._show(
-            ready_since=self._now(),
-            load_seconds=seconds,
-            loads=self._view.loads + 1,
-            capabilities=endpoint.capabilities,
-        )
-        self._around.hooks.on_load(self.name, seconds)
+        self._show(ready_since=self._now(), capabilities=endpoint.capabilities)
+        if not instance.served:
+            self._show(load_seconds=seconds, loads=self._view.loads + 1)
+            self._around.hooks.on_load(self.name, seconds)
         self._move(S.READY, None)
         self._ready_waits.answer()
 
-    async def _end(self, instance: Instance, fault: str | None) -> None:
+    async def _end(self, instance: Instance, fault: Fault | None) -> None:
         """To an empty process group.
 
         1. Failed: nobody has to wait for its answers, and nothing of it is asked politely.
@@ -246,7 +241,7 @@ class Worker:
         why = f"stopping ({self._ending.cause})" if self._ending else None
         if fault is not None:  # 1
             self._lane.detach(killed=instance.killed)
-            self._move(S.STOPPING, fault)
+            self._move(S.STOPPING, fault.text)
             await instance.kill()
             return
         if self.state is S.READY:  # 2
@@ -267,11 +262,11 @@ class Worker:
         self._show(pid=None, pgid=None, port=None, ready_since=None)
         self._lane.detach()
 
-    def _settle(self, fault: str | None) -> None:
+    def _settle(self, fault: Fault | None) -> None:
         """What follows a run: rest, another start at once, a back-off, or giving up."""
         ending, self._ending = self._ending, None
         if self.state is not S.STOPPING:
-            self._move(S.STOPPING, fault)
+            self._move(S.STOPPING, fault.text if fault else None)
         if fault is not None and self._wanted:
             self._retry(fault)
         else:
@@ -282,22 +277,23 @@ class Worker:
             else:
                 self._show(unloads=self._view.unloads + 1)
                 self._around.hooks.on_unload(self.name, cause)
-            self._move(S.STOPPED, f"stopped ({cause})" + (f"; {fault}" if fault else ""))
+            self._move(S.STOPPED, f"stopped ({cause})" + (f"; {fault.text}" if fault else ""))
         self._gone_waits.answer()
 
-    def _retry(self, fault: str) -> None:
+    def _retry(self, fault: Fault) -> None:
+        self._restart_cause = fault.cause
         wait = self._back_off.crashed(self._now())
         if self._back_off.given_up:
-            reason = f"given up after {STARTS_GIVEN_UP} starts: {fault}"
+            reason = f"given up after {STARTS_GIVEN_UP} starts: {fault.text}"
             self._wanted = False
             self._lane.unavailable(reason, None)
             self._move(S.FAILED, reason)
             self._ready_waits.answer(WorkerError(reason))
             return
         if wait:
-            self._lane.unavailable(fault, wait)
+            self._lane.unavailable(fault.text, wait)
         self._show(backoff_until=self._now() + wait)
-        self._move(S.BACKOFF, fault)
+        self._move(S.BACKOFF, fault.text)
 
     async def _sit_out(self) -> None:
         """Wait for the end of a back-off, or for an order that ends it."""

@@ -23,6 +23,7 @@ COMMANDS = (
     "load",
     "unload",
     "restart",
+    "logs",
     "pause",
     "resume",
     "drill",

@@ -157,21 +157,6 @@ def test_sighup_while_it_starts_and_while_it_stops(tmp_path: Path) -> None:
             assert d.process.wait(60) == 0
 
 
-def test_a_killed_supervisor_leaves_nothing_for_long(tmp_path: Path) -> None:
-    """After SIGKILL of the daemon the next one ends the workers left over before it starts its own."""
-    with daemons.running(tmp_path, {"models": [daemons.debug_model("a")]}) as d:
-        d.wait_ready("a")
-        old = d.model("a")["pid"]
-        assert d.process is not None
-        d.process.kill()
-        d.process.wait()
-        assert alive([old])
-        d.start()
-        d.wait_ready("a")
-        assert not alive([old])
-        assert d.model("a")["pid"] != old
-
-
 def test_a_second_daemon_is_refused_in_one_line(tmp_path: Path) -> None:
     """A second daemon on the same state folder, or on a taken port, ends with exit 1 and one line."""
     with daemons.running(tmp_path, {"models": [daemons.debug_model("a", preload=False)]}) as d:

@@ -55,15 +55,18 @@ def killed_supervisor(folder: Path, *scripts: dict[str, Any]) -> dict[str, int]:
     return pids
 
 
-async def test_a_killed_supervisors_workers_are_ended(tmp_path: Path, log: FakeLog) -> None:
-    """After SIGKILL of a supervisor its workers live on; the next one ends them, the stubborn and grandchildren too."""
+async def test_workers_that_the_config_does_not_name_any_more_are_ended(tmp_path: Path, log: FakeLog) -> None:
+    """After SIGKILL of a supervisor its workers live on; the next one, whose models are others, ends them all.
+
+    The stubborn and grandchildren too; also one of a name that is configured, with other settings.
+    """
     pids = killed_supervisor(tmp_path, {}, {"ignores_sigterm": True}, {"grandchild": True})
     assert len(pids) == 3
     assert all(group(pid) for pid in pids.values())
 
     path = tmp_path / "workers.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    async with bench(tmp_path, scripted("w0", stop_timeout=0.5), records=Records(path)) as it:
+    async with bench(tmp_path, scripted("w0", stop_timeout=0.5, start_lines=1), records=Records(path)) as it:
         assert not any(group(pid) for pid in pids.values())
         assert json.loads(path.read_text())["workers"] == []
         assert {fields["model"] for fields in log.of("leftover_worker_ended")} == {"w0", "w1", "w2"}
@@ -72,7 +75,7 @@ async def test_a_killed_supervisors_workers_are_ended(tmp_path: Path, log: FakeL
 
 
 async def test_records_follow_the_workers(tmp_path: Path) -> None:
-    """A worker is in the file while it lives, with what tells it from others and without its key; then it is not."""
+    """A worker is in the file while it lives, with what tells it from others and its key; then it is not."""
     path = tmp_path / "workers.json"
     async with bench(tmp_path, scripted("a/b"), scripted("c"), records=Records(path)) as it:
         await it.pool.ensure_ready("a/b")
@@ -82,7 +85,9 @@ async def test_records_follow_the_workers(tmp_path: Path) -> None:
         assert (first["model"], first["pid"], first["port"]) == ("a/b", view.pid, view.port)
         assert (first["pgid"], first["boot_id"]) == (view.pgid, boot_id())
         assert first["start_ticks"] == start_ticks(view.pid or 0)
-        assert it.lanes.endpoints["a/b"].api_key not in path.read_text()
+        assert first["api_key"] == it.lanes.endpoints["a/b"].api_key
+        assert first["ready"]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert second["model"] == "c"
         await it.pool.ensure_stopped("a/b", "operator")
         assert [item["model"] for item in json.loads(path.read_text())["workers"]] == ["c"]
@@ -115,18 +120,18 @@ async def test_what_matches_is_ended(stranger: subprocess.Popen[bytes]) -> None:
 
 
 BAD_FILES = {
-    "half": b'{"version": 1, "wor',
+    "half": b'{"version": 2, "wor',
     "empty": b"",
-    "version": b'{"version": 2, "workers": []}',
+    "version": b'{"version": 1, "workers": []}',
     "list": b"[]",
     "null": b"null",
-    "not a record": b'{"version": 1, "workers": [{"model": "m"}]}',
-    "types": b'{"version": 1, "workers": [{"model": "m", "pid": "1", "pgid": 5, "start_ticks": 1, "boot_id": "", '
-    b'"port": 1}]}',
-    "everybody": b'{"version": 1, "workers": [{"model": "m", "pid": -1, "pgid": -1, "start_ticks": 1, "boot_id": "", '
-    b'"port": 1}]}',
-    "own group": b'{"version": 1, "workers": [{"model": "m", "pid": 9, "pgid": 0, "start_ticks": 1, "boot_id": "", '
-    b'"port": 1}]}',
+    "not a record": b'{"version": 2, "workers": [{"model": "m"}]}',
+    "types": b'{"version": 2, "workers": [{"model": "m", "pid": "1", "pgid": 5, "start_ticks": 1, "boot_id": "", '
+    b'"port": 1, "api_key": "", "launched_as": "", "ready": true}]}',
+    "everybody": b'{"version": 2, "workers": [{"model": "m", "pid": -1, "pgid": -1, "start_ticks": 1, "boot_id": "", '
+    b'"port": 1, "api_key": "", "launched_as": "", "ready": true}]}',
+    "own group": b'{"version": 2, "workers": [{"model": "m", "pid": 9, "pgid": 0, "start_ticks": 1, "boot_id": "", '
+    b'"port": 1, "api_key": "", "launched_as": "", "ready": true}]}',
     "bytes": b"\xff\xfe\x00",
 }
 
@@ -146,7 +151,7 @@ def test_a_file_that_is_not_understood_is_set_aside(tmp_path: Path, content: byt
 def test_a_file_that_others_can_write_is_set_aside(tmp_path: Path, log: FakeLog) -> None:
     """Who can write the file could have us signal processes; such a file is not believed."""
     path = tmp_path / "workers.json"
-    path.write_text('{"version": 1, "workers": []}')
+    path.write_text('{"version": 2, "workers": []}')
     path.chmod(0o666)
     assert Records(path).read() == []
     assert "mode 666" in log.of("worker_records_set_aside")[0]["why"]
@@ -155,12 +160,12 @@ def test_a_file_that_others_can_write_is_set_aside(tmp_path: Path, log: FakeLog)
 def test_a_link_is_not_followed(tmp_path: Path, log: FakeLog) -> None:
     """Neither reading nor writing goes through a symbolic link."""
     target = tmp_path / "elsewhere"
-    target.write_text('{"version": 1, "workers": []}')
+    target.write_text('{"version": 2, "workers": []}')
     path = tmp_path / "workers.json"
     path.symlink_to(target)
     records = Records(path)
     assert records.read() == []
-    records.put("m", 10, 10, 1, 1)
+    records.put(Record("m", 10, 10, 1, "", 1))
     assert not path.is_symlink()
     assert "10" not in target.read_text()
 
@@ -174,6 +179,6 @@ def test_no_file_is_no_workers(tmp_path: Path, log: FakeLog) -> None:
 def test_a_full_disk_is_a_warning(tmp_path: Path, log: FakeLog) -> None:
     """When the file can't be written the worker runs all the same."""
     records = Records(tmp_path / "missing" / "workers.json")
-    records.put("m", 10, 10, 1, 1)
+    records.put(Record("m", 10, 10, 1, "", 1))
     records.remove("m")
     assert [line[:2] for line in log.lines] == [("warning", "worker_records_not_written")] * 2
