@@ -34,7 +34,7 @@ from supervisor.sense.infinity import InfinityQueues
 from supervisor.sense.monitor import Monitor
 from supervisor.sense.peak import PeakMemory
 from supervisor.state import OperatorPause, StateDir, default_root
-from supervisor.upgrade import Upgrade, execute, inherited
+from supervisor.upgrade import Upgrade, inherited, ready_for_signals
 from supervisor.workers import logfile
 from supervisor.workers.cgroup import Subtree
 from supervisor.workers.pool import WorkerPool
@@ -75,7 +75,7 @@ class Daemon:
         self.settings = settings
         self._stop = asyncio.Event()
         self._hurried = asyncio.Event()
-        self._upgrade = Upgrade(path, lambda: self._started and not self._stop.is_set())
+        self._upgrade = Upgrade(path, lambda: self._started and not self._stop.is_set(), lambda: self.settings)
         self._started = False
         self._failed = False
         self._reloads = asyncio.Lock()
@@ -88,6 +88,7 @@ class Daemon:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
         loop.add_signal_handler(signal.SIGUSR2, self._upgrade.ask)
+        ready_for_signals()
         async with AsyncExitStack() as stack:
             starting = asyncio.create_task(self._start(stack, loop), name="start")
             stopping = asyncio.create_task(self._stop.wait(), name="stop")
@@ -308,11 +309,10 @@ class Daemon:
     # -- upgrade in place -------------------------------------------------------------------------------------------
 
     async def _go_on_as_new(self) -> None:
-        """Run the program anew, as this process; returns only when that failed: then nothing is left but to end."""
-        listeners = await self.proxy.hand_over(self.settings.infinity.drain_timeout)
-        logs.flush()
+        """Run the program anew, as this process; returns when that failed, or a stop came first: then it ends."""
+        handing_over = self.proxy.hand_over(self.settings.infinity.drain_timeout)
         try:
-            execute(listeners, self.settings.proxy.listen)
+            await self._upgrade.carry_out(handing_over, self._stop)
         except OSError as error:
             log.critical("upgrade_failed", error=str(error))
             self._failed = True

@@ -3,6 +3,7 @@
 Asks `Control` for everything. A fault of the client is answered precisely, one of ours with 500 and a line in the log.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -106,7 +107,8 @@ class Api:
     async def logs(self, request: web.Request) -> web.Response:
         """The last `?n=` lines of a model's worker, or with `?after=POSITION` what it wrote since."""
         count, after = body.lines_wanted(request.query)
-        return answer(self._control.logs(model_name(request.raw_path, "logs"), count, after))
+        name = model_name(request.raw_path, "logs")
+        return answer(await asyncio.to_thread(self._control.logs, name, count, after))
 
     # -- acts --------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ BUSY_FACTOR = 10.0
 # A model that nobody asks for is asked by us this often (s). A zombie is then found before the next client finds it,
 # and 7 ms of work in 5 minutes keep nobody awake.
 IDLE_SECONDS = 300.0
+# And is dead when so many canaries stay out in a row, `stall_timeout` apart: nobody waits for it meanwhile.
+IDLE_FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,14 @@ class Doubt(Enum):
     IDLE = auto()  # nobody has asked it anything for long
 
 
+class Heard(Enum):
+    """What became of a canary."""
+
+    SOUND = auto()
+    UNSOUND = auto()  # an answer, but none that a model in order gives: an error, or numbers that are not finite
+    NOTHING = auto()
+
+
 class Liveness:
     """Judges one worker from when it became ready. Times on the clock of `now`, `stall_timeout` in seconds."""
 
@@ -47,6 +57,7 @@ class Liveness:
         self._moved_at = now  # when it was last seen to do anything: an answer to a client or to a canary
         self._finished_at = now  # the same, answers to clients only
         self._refused_at = now
+        self._silent = 0  # canaries to an idle worker that stayed out in a row
 
     def doubt(self, work: Work, stall_timeout: float, now: float) -> Doubt | None:
         """Why a canary is to be asked now, None while there is no need.
@@ -68,29 +79,38 @@ class Liveness:
         return Doubt.IDLE if now - self._moved_at >= IDLE_SECONDS else None  # 4
 
     def verdict(
-        self, work: Work, stall_timeout: float, now: float, *, answered: bool, took: float, core_seconds: float
+        self, work: Work, stall_timeout: float, now: float, *, heard: Heard, took: float, core_seconds: float
     ) -> str | None:
-        """What is wrong with it, by its canary; None: it lives.
+        """What is wrong with it, by its canary; None: it lives, as far as is known.
 
-        1. It answered the canary, or a client meanwhile.
-        2. It did not, but used CPU: it is busy.
-        3. In both cases it is dead all the same when it has finished nothing for `BUSY_FACTOR` x `stall_timeout`.
+        1. It answered a client meanwhile.
+        2. Its answer to the canary is not sound.
+        3. It answered the canary, or it did not but used CPU: it is busy. Dead all the same when it has finished
+           nothing for `BUSY_FACTOR` x `stall_timeout`.
+        4. It has nothing to do, and a saturated host may be late: dead when several canaries in a row stay out.
 
         Args:
             work: as it is after the canary.
-            answered: whether the canary came back sound, within `took` seconds.
+            heard: what became of the canary, within `took` seconds.
             core_seconds: CPU that all its processes used meanwhile.
         """
         if work.answered_at is not None and work.answered_at > self._finished_at:  # 1
             self._finished_at = self._moved_at = work.answered_at
             return None
+        if heard is Heard.UNSOUND:  # 2
+            return "its answer to a canary is not sound"
         busy = core_seconds >= BUSY_SHARE * took
         without = 0.0 if work.sent_at is None else now - max(self._finished_at, work.sent_at)
-        if answered or busy:  # 1, 2
-            self._moved_at = now
+        if heard is Heard.SOUND or busy:  # 3
+            self._moved_at, self._silent = now, 0
             if without < BUSY_FACTOR * stall_timeout:
                 return None
-            what = "answers a canary" if answered else "uses CPU"  # 3
+            what = "answers a canary" if heard is Heard.SOUND else "uses CPU"
             return f"it {what}, but has finished nothing of what it was sent for {without:.0f} s"
-        late = f"no sound answer to a canary in {took:.0f} s, with {core_seconds:.2f} CPU seconds used"
+        if work.sent_at is None and work.refused_at is None:  # 4
+            self._silent += 1
+            if self._silent < IDLE_FAILURES:
+                self._moved_at = now - IDLE_SECONDS + stall_timeout
+                return None
+        late = f"no answer to a canary in {took:.0f} s, with {core_seconds:.2f} CPU seconds used"
         return f"nothing finished for {without:.0f} s; {late}" if work.sent_at is not None else late

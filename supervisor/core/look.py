@@ -12,7 +12,7 @@ from supervisor.core.reservation import Pressure
 from supervisor.core.resident import Resident
 from supervisor.core.settling import Settling, is_foreign
 
-# No load is quicker (s); one that was never timed counts as this quick.
+# No load is quicker (s).
 QUICKEST_LOAD = 0.1
 
 
@@ -101,7 +101,13 @@ class Look:
             case Eviction.LFU:
                 return sorted(coldest, key=lambda r: r.view.uses)
             case Eviction.COST:
-                return sorted(coldest, key=lambda r: -r.idle * r.held / max(r.view.load_seconds or 0.0, QUICKEST_LOAD))
+                longest = max((r.view.load_seconds or 0.0 for r in self.residents), default=0.0)
+
+                def load_seconds(resident: Resident) -> float:
+                    """Of one that was adopted nobody knows: then as long as any."""
+                    return max(resident.view.load_seconds or longest, QUICKEST_LOAD)
+
+                return sorted(coldest, key=lambda r: -r.idle * r.held / load_seconds(r))
 
 
 def reserved(residents: Iterable[Resident], device: str) -> int:

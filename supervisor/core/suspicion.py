@@ -56,9 +56,9 @@ class Guilty:
 
     def remember(self, text: bytes, now: float) -> None:
         """This input took a worker down."""
-        digest = _digest(text)
-        self._until[digest] = now + REMEMBERED_FOR
-        self._until.move_to_end(digest)
+        name = digest(text)
+        self._until[name] = now + REMEMBERED_FOR
+        self._until.move_to_end(name)
         while len(self._until) > REMEMBERED:
             self._until.popitem(last=False)
 
@@ -66,8 +66,9 @@ class Guilty:
         """Whether it did so in the last hour."""
         while self._until and next(iter(self._until.values())) <= now:
             self._until.popitem(last=False)
-        return bool(self._until) and _digest(text) in self._until
+        return bool(self._until) and digest(text) in self._until
 
 
-def _digest(text: bytes) -> bytes:
+def digest(text: bytes) -> bytes:
+    """What an input is remembered by: its text is nobody's to keep."""
     return blake2b(text, digest_size=16).digest()

@@ -114,6 +114,8 @@ class Dispatcher(Hosting):
         self._numbers += 1
         priority = priority_of(asker.priority, plan.inputs)
         job = Job(self._numbers, endpoint, plan, asker, priority, place, arrived, self._loop.create_future())
+        if lane.suspects.known:
+            lane.suspects.recognise(job, now)
         if lane.suspects.guilty and (index := lane.suspects.guilty_index(job, now)) is not None:
             raise poisonous(lane, index if plan.divisible else None, "of late")
         refusal = forecast.refusal_of(lane, job, self.limits.max_wait, now)

@@ -129,11 +129,15 @@ class Lane:
     def detach(self, killed: bool, now: float) -> Blame | None:
         """The worker is gone: all it had waits again, first. Returns who is to blame for that, if it is clear.
 
-        Nobody is when the worker was being drained. `killed` as `PartRoom.detached` takes it.
+        Nobody is when the worker was being drained. `killed` as `PartRoom.detached` takes it. Whoever waited behind a
+        dead one waits anew.
         """
-        if self.grants is Grants.ALL:
-            self.suspects.accuse(self.parts, 0)
+        by_itself = self.grants is Grants.ALL
+        if by_itself:
+            self.suspects.accuse(self.parts, 0, now)
         self.set_grants(Grants.NONE, now)
+        if by_itself:
+            self._patience.renew(self.queue)
         self.endpoint = self.client = None
         pieces = [piece for part in self.parts for piece in part.slices]
         for part in tuple(self.parts):
@@ -144,7 +148,10 @@ class Lane:
             self._mark(piece.job, now)
         for job in self.queue:
             self.end_lease(job)
-        return self.suspects.judge(killed, now)
+        if by_itself:
+            return self.suspects.judge(killed, now)
+        self.suspects.acquit()
+        return None
 
     def lost(self, part: Part, sent: bool, now: float) -> None:
         """A part got no answer: it waits again, first, and the lane pauses for a moment; then `judge`.
@@ -153,8 +160,9 @@ class Lane:
         """
         self._forget(part)
         self.room.lost(part, sent)
+        if sent and self.grants is Grants.ALL:  # while it drains, its end is ours
+            self.suspects.accuse((part,), len(self.parts), now)
         if sent:
-            self.suspects.accuse((part,), len(self.parts))
             for piece in part.slices:
                 self._mark(piece.job, now)
         self._suspended_until = now + self._pause
@@ -236,6 +244,8 @@ class Lane:
         self.room.answered(part, ok)
         self._pause = FIRST_PAUSE
         self.last_used = self._answered_at = now
+        if part.suspect:
+            self.suspects.clear(part)
         if ok:
             self.sizing.answered(part, self.queue.inputs > 0 and self.open, now, core_seconds, last=not self.parts)
         else:

@@ -36,6 +36,11 @@ class Patience:
         """This job begins to wait now."""
         job.ready_mark, job.asleep_mark = self._ready_seconds, self._asleep_seconds
 
+    def renew(self, jobs: Iterable[Job]) -> None:
+        """The time that these waited for a worker that was dead does not count; the time without one does."""
+        for job in jobs:
+            job.ready_mark = self._ready_seconds
+
     def seconds_left(self, job: Job, max_wait: float) -> float:
         """How much of `max_wait` a job that was not yet sent has left."""
         return job.ready_mark + max_wait - self._ready_seconds

@@ -190,7 +190,8 @@ class Pump:
 
     def _resume(self, lane: Lane) -> None:
         if lane.ready:
-            self.blame(lane, lane.suspects.judge(False, self._loop.time()))
+            # Its worker lives, or has not been seen to end yet: how it did is not known, so it takes more to be blamed.
+            self.blame(lane, lane.suspects.judge(True, self._loop.time()))
         self.run(lane)
 
     def _give_memory(self) -> None:

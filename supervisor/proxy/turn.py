@@ -74,7 +74,7 @@ def _one_that_fits(lane: Lane, job: Job) -> Job | None:
     """Another one, the first that came of those with shorter rows, which may leave although this one may not."""
     shortest = job.waiting[0].longest
     for other in islice(lane.queue, LOOK_BEHIND):
-        if other.waiting[0].longest < shortest:
+        if other.waiting[0].longest < shortest and not (lane.parts and other.waiting[0].suspicion):
             shortest = other.waiting[0].longest
             lane.ration = lane.ration_of(other)
             if lane.ration.rows:

@@ -14,7 +14,7 @@ import structlog
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.lifecycle import exit_description
-from supervisor.core.liveness import Work
+from supervisor.core.liveness import BUSY_SHARE, Work
 from supervisor.workers.cgroup import WorkerGroup
 from supervisor.workers.launch import HOST, WorkerSpec, command_line, environment, free_port, is_free
 from supervisor.workers.output import OutputFile, Tail
@@ -115,8 +115,12 @@ class Instance:
             process = AdoptedProcess.find(record.pid, record.start_ticks)
         except OSError as error:
             raise NotReady(f"an earlier supervisor's worker has ended: {error.strerror or error}") from error
-        output = OutputFile(around.log_dir, spec.name)
-        tail = Tail(spec.name, output, secret=record.api_key, interval=_LOOK_OFTEN)
+        try:
+            output = OutputFile(around.log_dir, spec.name)
+            tail = Tail(spec.name, output, secret=record.api_key, interval=_LOOK_OFTEN)
+        except OSError as error:
+            process.close()  # nobody would look after it
+            raise NotReady(f"an earlier supervisor's worker can't be taken over: {error}") from error
         group = around.subtree.worker_group(spec.name)
         group.place(process)
         endpoint = Endpoint(spec.name, HOST, record.port, record.api_key)
@@ -127,14 +131,19 @@ class Instance:
     async def becomes_ready(self) -> Endpoint:
         """Wait until it serves its model; raises NotReady when it is not going to.
 
-        One that has served already has to answer soon: it may be a zombie, whose canary never comes back.
+        One that has served already has to answer soon: it may be a zombie, whose canary never comes back. But it may
+        also be busy with what the supervisor before us gave it: as long as it uses CPU, it is asked again.
         """
-        try:
-            async with asyncio.timeout(_ADOPTED_WITHIN if self.served else None):
-                self.endpoint = await until_ready(self._around.session(), self.endpoint)
-        except TimeoutError as error:
-            raise NotReady(f"it was adopted, but no canary came back in {_ADOPTED_WITHIN:.0f} s") from error
-        return self.endpoint
+        used = self.process.activity().cpu_seconds
+        while True:
+            try:
+                async with asyncio.timeout(_ADOPTED_WITHIN if self.served else None):
+                    self.endpoint = await until_ready(self._around.session(), self.endpoint)
+                return self.endpoint
+            except TimeoutError as error:
+                before, used = used, self.process.activity().cpu_seconds
+                if used - before < BUSY_SHARE * _ADOPTED_WITHIN:
+                    raise NotReady(f"adopted, but no canary came back in {_ADOPTED_WITHIN:.0f} s") from error
 
     async def stands_still(self, limit: Callable[[], float]) -> float:
         """Return when it made no progress for `limit()` seconds, with how long that was; for one that starts."""

@@ -66,13 +66,13 @@ class WorkerPool:
         left = [r for r in found if r.model not in self._workers or not self._workers[r.model].adopt(r)]
         if records is not None:
             records.keep(found)
-        for worker in self._workers.values():
-            worker.start()
         if left:
             await sweep(left, max((worker.spec.stop_timeout for worker in self._workers.values()), default=10.0))
         if records is not None:
             for record in left:
                 records.remove(record.model)
+        for worker in self._workers.values():
+            worker.start()
 
     def views(self) -> Mapping[str, WorkerView]:
         """Every worker as it is now, in configured order; those a reload removed are not among them."""

@@ -22,6 +22,8 @@ from supervisor.workers.process import group_empty, kill_group, start_ticks
 log = structlog.get_logger(__name__)
 
 VERSION = 2
+# What a file of version 1 lacks: its workers are not adopted, but found and ended.
+_SINCE_2 = frozenset({"api_key", "launched_as", "ready"})
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # How long a killed group may take: longer only for a process that hangs in the kernel.
 _KILL_TIMEOUT = 30.0
@@ -167,15 +169,15 @@ def _signal_group(pgid: int, number: int) -> None:
 
 def _parse(data: Any) -> list[Record]:
     """The records of a file of our version; ValueError, KeyError or TypeError for anything else."""
-    if data["version"] != VERSION:
+    if data["version"] not in (1, VERSION):
         raise ValueError(f"version {data['version']!r}, this is {VERSION}")
     kinds = {each.name: each.type for each in fields(Record)}
     records = []
     for item in data["workers"]:
-        values = {name: item[name] for name in kinds}
-        for name, kind in kinds.items():
-            if type(values[name]) is not kind:
-                raise ValueError(f"{name} is {values[name]!r}")
+        values = {name: item[name] for name in kinds if name in item or name not in _SINCE_2}
+        for name, value in values.items():
+            if type(value) is not kinds[name]:
+                raise ValueError(f"{name} is {value!r}")
         record = Record(**values)
         # Workers lead their groups; a signal to group 0, -1 or 1 would go to ourselves, to everybody, to init.
         if record.pid <= 1 or record.pgid != record.pid:

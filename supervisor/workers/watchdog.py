@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import structlog
 
-from supervisor.core.liveness import CANARY_SECONDS, Doubt, Liveness, Work
+from supervisor.core.liveness import CANARY_SECONDS, Doubt, Heard, Liveness, Work
 from supervisor.workers.process import Activity
 from supervisor.workers.readiness import NotReady, NotYet
 
@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 # Seconds between two looks at what the data plane knows anyway. Part of the 15 s that a zombie lives too long.
 _LOOK = 1.0
+# And between two canaries that were not taken.
+_AGAIN = 0.5
 
 
 async def until_dead(
@@ -45,14 +47,20 @@ async def until_dead(
         if doubt is not Doubt.IDLE:
             log.warning("worker_in_doubt", model=model, why=_WHY[doubt], next="a canary")
         used, began = activity().cpu_seconds, loop.time()
-        answered = await _answers(canary)
+        heard = await _hear(canary)
         took = loop.time() - began
         used = max(0.0, activity().cpu_seconds - used)
-        wrong = liveness.verdict(work(), stall_timeout(), loop.time(), answered=answered, took=took, core_seconds=used)
+        wrong = liveness.verdict(work(), stall_timeout(), loop.time(), heard=heard, took=took, core_seconds=used)
         if wrong is not None:
             return wrong
         if doubt is not Doubt.IDLE:
-            log.info("worker_lives", model=model, canary=answered, took_s=round(took, 1), cpu_seconds=round(used, 2))
+            log.info(
+                "worker_lives",
+                model=model,
+                canary=heard.name.lower(),
+                took_s=round(took, 1),
+                cpu_seconds=round(used, 2),
+            )
 
 
 _WHY = {
@@ -62,11 +70,18 @@ _WHY = {
 }
 
 
-async def _answers(canary: Callable[[], Awaitable[None]]) -> bool:
-    """Whether the canary comes back sound in time."""
-    try:
-        async with asyncio.timeout(CANARY_SECONDS):
-            await canary()
-    except (NotReady, NotYet, OSError, aiohttp.ClientError, TimeoutError):
-        return False
-    return True
+async def _hear(canary: Callable[[], Awaitable[None]]) -> Heard:
+    """What became of a canary in `CANARY_SECONDS`: one that is not even taken is sent again until then."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + CANARY_SECONDS
+    while (left := until - loop.time()) > 0:
+        try:
+            async with asyncio.timeout(left):
+                await canary()
+        except NotReady:
+            return Heard.UNSOUND
+        except (NotYet, OSError, aiohttp.ClientError, TimeoutError):  # full, or busy, or gone: ask again
+            await asyncio.sleep(min(_AGAIN, max(0.0, until - loop.time())))
+        else:
+            return Heard.SOUND
+    return Heard.NOTHING

@@ -38,6 +38,7 @@ def test_a_file_that_was_rolled_goes_on_with_the_older_one(tmp_path: Path) -> No
     write(tmp_path, b"d\n")
     assert logfile.last_lines(tmp_path, MODEL, 3).lines == ["b", "c", "d"]
     assert logfile.lines_since(tmp_path, MODEL, 1_000_000).lines == ["d"]
+    assert logfile.lines_since(tmp_path, MODEL, 4).lines == ["c", "d"]
 
 
 def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:

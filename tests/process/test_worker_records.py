@@ -122,7 +122,7 @@ async def test_what_matches_is_ended(stranger: subprocess.Popen[bytes]) -> None:
 BAD_FILES = {
     "half": b'{"version": 2, "wor',
     "empty": b"",
-    "version": b'{"version": 1, "workers": []}',
+    "version": b'{"version": 3, "workers": []}',
     "list": b"[]",
     "null": b"null",
     "not a record": b'{"version": 2, "workers": [{"model": "m"}]}',
@@ -146,6 +146,16 @@ def test_a_file_that_is_not_understood_is_set_aside(tmp_path: Path, content: byt
     assert not path.exists()
     assert (tmp_path / "workers.json.bad").read_bytes() == content
     assert log.lines[-1][:2] == ("warning", "worker_records_set_aside")
+
+
+def test_a_file_of_the_version_before_is_read(tmp_path: Path) -> None:
+    """Without keys nothing of it can be adopted, but what it names is known, and ended."""
+    path = tmp_path / "workers.json"
+    path.write_text(
+        '{"version": 1, "workers": [{"model": "m", "pid": 9, "pgid": 9, "start_ticks": 1, "boot_id": "b", "port": 1}]}'
+    )
+    path.chmod(0o600)
+    assert Records(path).read() == [Record("m", 9, 9, 1, "b", 1)]
 
 
 def test_a_file_that_others_can_write_is_set_aside(tmp_path: Path, log: FakeLog) -> None:
