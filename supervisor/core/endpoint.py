@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A ready worker's address. `api_key` is random for each start and never shown."""
+    """A ready worker's address. `api_key` is random for each start and never shown; `version` is Infinity's, if known."""
 
     model: str
     host: str
     port: int
     api_key: str = field(repr=False)
     capabilities: frozenset[str] = frozenset()
+    version: str | None = None
 
     @property
     def base_url(self) -> str:

@@ -44,6 +44,7 @@ async def until_ready(session: aiohttp.ClientSession, endpoint: Endpoint) -> End
         try:
             ready = replace(endpoint, capabilities=await _capabilities(session, endpoint))
             await canary(session, ready)
+            ready = replace(ready, version=await _version(session, ready))
         except (OSError, aiohttp.ClientError, TimeoutError):  # not open yet, or too busy to answer
             stranger_since = None
         except NotYet as error:
@@ -92,6 +93,15 @@ async def _capabilities(session: aiohttp.ClientSession, endpoint: Endpoint) -> f
     except (KeyError, TypeError, AttributeError):
         pass
     raise NotYet(f"/models answers {status} and does not list {endpoint.model!r}")
+
+
+async def _version(session: aiohttp.ClientSession, endpoint: Endpoint) -> str | None:
+    """Infinity's version, by its API's own description; None when it does not say."""
+    status, answer = await _ask(session, endpoint, "GET", "/openapi.json")
+    try:
+        return str(answer["info"]["version"]) if status == 200 else None
+    except (KeyError, TypeError):
+        return None
 
 
 async def _compute(

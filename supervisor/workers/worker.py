@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 S = ModelState
 
+# Of Infinity: what is relied on (shapes of requests, answers and `/models`, how it batches) was measured with these.
+TESTED_VERSIONS = ("0.0.78",)
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -222,6 +225,8 @@ class Worker:
 
     def _serving(self, instance: Instance, endpoint: Endpoint, seconds: float) -> None:
         instance.is_serving()
+        if endpoint.version not in (None, *TESTED_VERSIONS):
+            log.warning("infinity_not_tested", model=self.name, version=endpoint.version, tested=TESTED_VERSIONS)
         self._back_off.ready(self._now())
         self._lane.attach(endpoint)
         self._show(ready_since=self._now(), capabilities=endpoint.capabilities)

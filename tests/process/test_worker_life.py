@@ -10,8 +10,9 @@ import uvloop
 
 from supervisor.core.model import ModelState
 from supervisor.errors import UnknownModel, WorkerError
+from supervisor.workers import worker as worker_module
 from supervisor.workers.launch import is_free
-from tests.support.fake_lanes import Bench, bench, group, scripted
+from tests.support.fake_lanes import Bench, FakeLog, bench, group, scripted
 
 S = ModelState
 LIFE = ["starting", "ready", "draining", "stopping", "stopped"]
@@ -267,3 +268,14 @@ async def test_a_cancelled_worker_leaves_no_process(tmp_path: Path) -> None:
     await asyncio.wait([task])
     assert not group(pgid)
     await it.pool.shutdown()
+
+
+async def test_an_infinity_that_was_not_tested_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version serves all the same; the log says which were tested. The one that was, or none, says nothing."""
+    fake = FakeLog()
+    monkeypatch.setattr(worker_module, "log", fake)
+    specs = (scripted("new", version="0.1.0"), scripted("known", version="0.0.78"), scripted("silent"))
+    async with bench(tmp_path, *specs) as it:
+        for spec in specs:
+            await it.pool.ensure_ready(spec.name)
+        assert [(row["model"], row["version"]) for row in fake.of("infinity_not_tested")] == [("new", "0.1.0")]

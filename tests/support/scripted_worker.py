@@ -57,6 +57,8 @@ class Script:
     grandchild: bool = False
     """Starts a child that ignores SIGTERM and holds stdout, stderr and the listening port."""
     never_listens: bool = False
+    version: str = ""
+    """What /openapi.json says of it; without one there is no such page."""
     lists: str | None = None
     """The model that /models names instead of its own."""
     capabilities: tuple[str, ...] = ("embed",)
@@ -111,6 +113,8 @@ class Worker:
             return 401, {"detail": "Unauthorized"}
         if path == "/models":
             return 200, self.models()
+        if path == "/openapi.json" and self.script.version:
+            return 200, {"openapi": "3.1.0", "info": {"title": "scripted", "version": self.script.version}}
         if method != "POST" or path not in ("/embeddings", "/rerank", "/classify"):
             return 404, {"detail": "Not Found"}
         self.posts += 1

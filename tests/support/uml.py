@@ -55,9 +55,20 @@ def inside(module: str, *, memory: str = "320M", seconds: float = 90.0) -> list[
         options = ["rootfstype=hostfs", "rootflags=/", "ro", "quiet", f"mem={memory}", f"init={init}"]
         console = _console([program, *options, f"uml_dir={folder}/", "con=null", "con0=null,fd:1"], folder, seconds)
     values = [json.loads(line) for line in console if line.startswith(("{", '"'))]
+    if "done" not in values and _unknown_to_it(console):
+        pytest.skip("this CPU has AMX: user-mode-linux takes its registers for smaller than they are, and dies at once")
     if "done" not in values:
         pytest.fail("user-mode-linux did not get through; its last lines:\n" + "\n".join(console[-40:]))
     return [value for value in values if value != "done"]
+
+
+def _unknown_to_it(console: list[str]) -> bool:
+    """Whether it died of registers that it does not know: the host's kernel takes them all or none (PTRACE_SETREGSET).
+
+    Up to 6.12 it has room for AVX-512 (2,696 bytes); with AMX they are 11,008.
+    """
+    amx = " amx_tile " in Path("/proc/cpuinfo").read_text()
+    return amx and any("put_fp_registers" in line for line in console)
 
 
 def _console(command: list[str], folder: str, seconds: float) -> list[str]:
