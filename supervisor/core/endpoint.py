@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A ready worker's address. `api_key` is random for each start and never shown; `version` is Infinity's, if known."""
+    """A ready worker's address. `api_key` is random for each start and never shown; `version` is Infinity's."""
 
     model: str
     host: str

@@ -136,7 +136,7 @@ class Lane:
         if by_itself:
             self.suspects.accuse(self.parts, 0, now)
         self.set_grants(Grants.NONE, now)
-        if by_itself:
+        if by_itself and self.open:  # what waits at a closed gate waits for that
             self._patience.renew(self.queue)
         self.endpoint = self.client = None
         pieces = [piece for part in self.parts for piece in part.slices]

@@ -115,7 +115,8 @@ def test_only_some_settings_need_a_new_process() -> None:
         "env": {"A": "b"},
         "command": ("other",),
     }
-    live = {"batch_size": 5, "cpu_held": True, "start_timeout": 1.0, "drain_timeout": 1.0, "stop_timeout": 1.0}
+    live = {"batch_size": 5, "cpu_held": True}
+    live |= {f"{what}_timeout": 1.0 for what in ("start", "drain", "stop", "stall")}
     assert set(other) | set(live) == {field.name for field in fields(WorkerSpec)}
     for name, value in other.items():
         assert replace(SPEC, **{name: value}).launch_key() != SPEC.launch_key()  # type: ignore[arg-type]
