@@ -127,3 +127,40 @@ def test_requests_that_are_held_do_not_keep_an_upgrade_for_ever(tmp_path: Path) 
         d.api("resume")
         d.wait_ready("a")
         assert d.embed("a", "four") == [[4.0] * 13]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("changed", ["proxy.listen", "state_dir", "models"])
+def test_an_upgrade_that_would_lose_sockets_or_workers_is_refused(tmp_path: Path, changed: str) -> None:
+    """Settings under which the next program would not find what this one has take a restart, and are named."""
+    with daemons.running(tmp_path, {"models": [daemons.debug_model("a", preload=False)]}) as d:
+        other = {
+            "proxy.listen": {"proxy": {"listen": f"127.0.0.1:{daemons.free_port()}"}},
+            "state_dir": {"state_dir": str(tmp_path / "elsewhere")},
+            "models": {"models": []},
+        }
+        d.write({**d.settings, **other[changed]})
+        assert d.process is not None
+        d.process.send_signal(signal.SIGUSR2)
+        d.until(lambda: d.events("upgrade_refused"), 20, "the upgrade was not refused")
+        assert changed in d.events("upgrade_refused")[-1]["reason"]
+        assert d.embed("a", "four") == [[4.0] * 13]
+
+
+@pytest.mark.timeout(120)
+def test_a_stop_during_an_upgrade_is_carried_out(tmp_path: Path) -> None:
+    """SIGTERM while connections are handed over: it ends, cleanly and with all its workers."""
+    with daemons.running(tmp_path, {"models": [daemons.debug_model("a")]}) as d:
+        d.wait_ready("a")
+        worker = d.model("a")["pid"]
+        url = urlsplit(d.proxy)
+        idle = HTTPConnection(url.hostname or "", url.port, timeout=30)  # keeps the hand-over busy for 2 s
+        idle.request("GET", "/health")
+        idle.getresponse().read()
+        assert d.process is not None
+        d.process.send_signal(signal.SIGUSR2)
+        d.until(lambda: d.events("upgrading"), 20, "it does not upgrade")
+        assert d.stop() == 0
+        idle.close()
+        assert len(d.events("started")) == 1
+        assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
