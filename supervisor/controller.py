@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 # How long the loop rests after a tick that failed, so that a lasting fault is told once a second (s).
 FAILURE_PAUSE = 1.0
 RAW_INTERVAL = 0.1  # s between raw samples (behaviour.md 1: 10 Hz)
+IDLE_INTERVAL = 0.2  # the same while nobody asks for anything: half of an idle daemon's CPU is these looks
 TIMER_SLACK = 0.005  # s by which a timer may fire early (uvloop counts whole milliseconds)
 USE_INTERVAL = 1.0  # s between readings of the workers' processes, which cost more
 # Causes of an unload that serve a request; in observe mode only these are carried out.
@@ -82,7 +83,7 @@ class Controller:
         self._used_at = float("-inf")
         self._own_cpu = 0.0
         self._drilled: frozenset[Signal] = frozenset()
-        self._uses = 0
+        self._uses, self._working = 0, True
         self._poked = False
         self._woken = asyncio.Event()
 
@@ -146,7 +147,10 @@ class Controller:
         self.tick(self.clock())
         loop = asyncio.get_running_loop()
         while True:
-            due = (self.sample.at if self.sample else self.clock()) + self.ladder.look_interval
+            interval = self.ladder.look_interval
+            if not self._working and interval == RAW_INTERVAL:
+                interval = IDLE_INTERVAL
+            due = (self.sample.at if self.sample else self.clock()) + interval
             # A timer and no asyncio.timeout(): an exception for each look was a quarter of an idle daemon's CPU.
             timer = loop.call_later(max(0.0, due - self.clock()), self._woken.set)
             await self._woken.wait()
@@ -263,7 +267,7 @@ class Controller:
         demand = self.lanes.demand().values()
         uses = sum(d.uses for d in demand)
         working = uses != self._uses or any(d.inflight_inputs or d.queued_requests for d in demand)
-        self._uses = uses
+        self._uses, self._working = uses, working
         closed = self.operator_pause is not None or host_rung(assessment) >= Rung.PAUSE
         step = self.batch.adjust(assessment, closed, now, working)
         if step is not None:
