@@ -28,7 +28,7 @@ class Pool(Protocol):
 
     def forgive(self, name: str) -> None: ...
     async def ensure_stopped(self, name: str, cause: str) -> None: ...
-    async def restart(self, name: str, cause: str) -> None: ...
+    async def restart(self, name: str, cause: str, beside: bool = False) -> None: ...
 
 
 class Control:
@@ -119,11 +119,16 @@ class Control:
         return self._outcome(name)
 
     async def restart(self, name: str) -> dict[str, Any]:
-        """Stop a model's worker if it runs and start it anew; returns once it is ready."""
+        """Have a new process of a model; returns once it is ready.
+
+        1. It serves, and there is memory for both: the old one goes on until the new one is ready. 2. It runs: it is
+        drained and stopped first, and keeps its place in memory. 3. Else it is loaded.
+        """
         name = self._known(name)
         self._controller.decide(Action.RESTART, target=name, why=OPERATOR)
-        if self._controller.workers.views()[name].state in LIVE_STATES:  # it keeps its place in memory
-            await self._bounded(self._pool.restart(name, "operator"))
+        if self._controller.workers.views()[name].state in LIVE_STATES:
+            beside = self._controller.residency.fits_beside(name)
+            await self._bounded(self._pool.restart(name, "operator", beside))
         else:
             self._pool.forgive(name)
             self._controller.want(name)

@@ -7,11 +7,10 @@ the next sample. An operator's pause and drills are inputs to a tick.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 
 import structlog
 
-from supervisor import world
+from supervisor import history, world
 from supervisor.backstop import CpuBackstop
 from supervisor.core.assessment import Assessment, Transition
 from supervisor.core.batch import BatchSizeController
@@ -21,10 +20,9 @@ from supervisor.core.ladder import Ladder, OwnUse
 from supervisor.core.model import Known, ModelState, ModelView, Orders, Rung, Sample, Signal, WorkerUse
 from supervisor.core.plan import Planner, hands_off, host_rung
 from supervisor.core.policy import Policy
-from supervisor.core.residency import Cause, Load, ModelMemoryManager, Refuse, Step, Unload
+from supervisor.core.residency import Cause, Load, ModelMemoryManager, Recycle, Refuse, Step, Unload
 from supervisor.core.sentences import Action
 from supervisor.journal import Decision, Journal
-from supervisor.log import utc_stamp
 from supervisor.ports import Lanes, Model, Sampler, Workers
 
 log = structlog.get_logger(__name__)
@@ -188,8 +186,7 @@ class Controller:
         if self.sample is None:
             return
         if now - self._used_at >= USE_INTERVAL - RAW_INTERVAL / 2:
-            pgids = {name: view.pgid for name, view in self.workers.views().items() if view.pgid is not None}
-            use = self.sampler.worker_use(pgids, now)
+            use = self.sampler.worker_use(world.process_groups(self.workers.views()), now)
             self._own_cpu = world.own_cpu_percent(self.use, use, now - self._used_at, self.sample.cores)
             self.use, self._used_at = use, now
         if self.operator_pause is not None and now >= self.operator_pause:
@@ -204,7 +201,7 @@ class Controller:
         pause = self.policy.thresholds[Signal.CPU].pause
         self.backstop.follow(self.sample.cores, pause, self.orders.cpu_hold, now)
         self.reconcile()
-        self.history.append(self._row(self.assessment))
+        self.history.append(history.row(self.assessment, self.batch_in_use, self.lanes.demand().values()))
         self.ticked_at = now
         self.on_tick(self)
 
@@ -298,7 +295,7 @@ class Controller:
             self.orders = self.headroom.put(orders, sample, memory, views, self.use, drilled)
         self.lanes.set_orders(self.orders)
 
-    def _act(self, step: Step) -> None:
+    def _act(self, step: Step | Recycle) -> None:
         match step:
             case Load(model, why):
                 self.decide(Action.LOAD, target=model, why=why)
@@ -309,32 +306,26 @@ class Controller:
                 self.decide(Action.UNLOAD, target=model, why=why, outcome=outcome, **self._reading(signal))
                 if carried_out:
                     self.workers.request_stop(model, cause)
+            case Recycle(model, why, beside, signal):
+                outcome = OBSERVED if self.policy.observe else "beside the old process" if beside else None
+                self.decide(
+                    Action.RECYCLE, target=model, why=why, outcome=outcome, **self._reading(signal, Rung.SHRINK)
+                )
+                if not self.policy.observe:
+                    if signal is not None:
+                        self.lanes.lower_cap(model)
+                    self.workers.request_restart(model, "recycle", beside)
             case Refuse(model, why):
                 self.decide(Action.REFUSE, target=model, why=why)
                 self.refusals[model] = why
                 self.lanes.refuse_waiting(model, why, REFUSED_RETRY)
 
-    def _reading(self, signal: Signal | None) -> dict[str, object]:
+    def _reading(self, signal: Signal | None, rung: Rung = Rung.UNLOAD) -> dict[str, object]:
         state = self.assessment.signals.get(signal) if self.assessment and signal else None
         if signal is None or state is None:
             return {}
-        threshold = self.policy.thresholds[signal].unload
+        threshold = self.policy.thresholds[signal].enter(rung)
         return {"signal": signal, "percent": state.percent, "threshold": threshold, "age_s": state.age_s}
-
-    # -- report -----------------------------------------------------------------------------------------------------
-
-    def _row(self, assessment: Assessment) -> dict[str, object]:
-        """One row of the history."""
-        demand = self.lanes.demand().values()
-        states = assessment.signals
-        return {
-            "at": utc_stamp(datetime.now(UTC)),
-            **{signal.value: states[signal].percent if signal in states else None for signal in Signal},
-            "rung": assessment.rung.label,
-            "batch": self.batch_in_use,
-            "queue": sum(d.queued_requests for d in demand),
-            "inflight": sum(d.inflight_inputs for d in demand),
-        }
 
 
 def _evidence(transition: Transition | None) -> dict[str, object]:

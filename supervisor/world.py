@@ -31,6 +31,18 @@ def device_of(model: Model, sample: Sample | None) -> str:
     return UNSEEN_GPU
 
 
+def process_groups(workers: Mapping[str, WorkerView]) -> Mapping[str, int]:
+    """The process groups of all workers, and of those that are to take their places, under names of their own."""
+    groups = {name: view.pgid for name, view in workers.items()}
+    groups |= {_successor(name): view.successor_pgid for name, view in workers.items()}
+    return {name: pgid for name, pgid in groups.items() if pgid is not None}
+
+
+def _successor(name: str) -> str:
+    """No model is called so."""
+    return f"{name}\0successor"
+
+
 def model_views(
     models: Sequence[Model],
     workers: Mapping[str, WorkerView],
@@ -44,7 +56,7 @@ def model_views(
     `wanted` has the seconds since each model not yet loaded was asked for by an operator; 0 for a preload.
     """
     return [
-        _view(model, workers[model.name], demand.get(model.name), use.get(model.name), sample, wanted.get(model.name))
+        _view(model, workers[model.name], demand.get(model.name), use, sample, wanted.get(model.name))
         for model in models
         if model.name in workers
     ]
@@ -54,17 +66,22 @@ def _view(
     model: Model,
     worker: WorkerView,
     demand: Demand | None,
-    use: WorkerUse | None,
+    use: Mapping[str, WorkerUse],
     sample: Sample | None,
     wanted: float | None,
 ) -> ModelView:
     device = device_of(model, sample)
+
+    def held(name: str) -> int:
+        used = use.get(name)
+        return 0 if used is None else used.memory_bytes if device == "cpu" else used.gpu_memory_bytes
+
     return ModelView(
         name=model.name,
         state=worker.state,
         pinned=model.pinned,
         device=device,
-        memory_bytes=0 if use is None else use.memory_bytes if device == "cpu" else use.gpu_memory_bytes,
+        memory_bytes=held(model.name),
         estimate=model.estimate,
         queued=demand.queued_requests if demand else 0,
         inflight=demand.inflight_inputs if demand else 0,
@@ -74,6 +91,7 @@ def _view(
         ready_since=worker.ready_since,
         load_seconds=worker.load_seconds,
         wanted=wanted is not None,
+        successor_bytes=None if worker.successor_pgid is None else held(_successor(model.name)),
     )
 
 
@@ -102,8 +120,9 @@ def loading_bytes(views: Sequence[ModelView]) -> Mapping[str, int]:
     """By device, what the workers that are starting hold so far: their growth is reserved, not a leak."""
     held: dict[str, int] = {}
     for view in views:
-        if view.state is ModelState.STARTING:
-            held[view.device] = held.get(view.device, 0) + view.memory_bytes
+        starting = view.memory_bytes if view.state is ModelState.STARTING else view.successor_bytes
+        if starting is not None:
+            held[view.device] = held.get(view.device, 0) + starting
     return held
 
 

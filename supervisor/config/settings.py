@@ -65,6 +65,14 @@ class ModelMemoryManagerSettings(Section):
     """Which model that nobody uses makes room for one that is asked for: the least recently used, the least often used,
     or the cheapest to lose (idle seconds x bytes / seconds to load it). Default lru."""
 
+    recycle_growth_gb: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """GiB above its level after loading at which a worker is replaced by a new process, off the peak and without losing
+    a request: torch gives memory back at no other time. Default null: only when memory is short."""
+
+    recycle_slope_gb_per_hour: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    """GiB by which a worker may grow in an hour, measured over half an hour at least; one that grows faster is replaced
+    likewise. Default null: only when memory is short."""
+
 
 class InfinitySettings(Section):
     """How an unmodified Infinity is run."""
@@ -244,12 +252,18 @@ class Settings(Section):
                 inactive_timeout=residency.inactive_timeout,
                 cleanup_interval=residency.cleanup_interval,
                 eviction=Eviction(residency.eviction),
+                recycle_growth=_bytes(residency.recycle_growth_gb),
+                recycle_slope=_bytes(residency.recycle_slope_gb_per_hour),
             ),
             check_interval=self.resource_monitor.check_interval,
             history_size=self.resource_monitor.history_size,
             observe=self.mode == "observe",
             cpu_hold=self.resource_monitor.cpu_hold_target,
         )
+
+
+def _bytes(gib: float | None) -> int | None:
+    return None if gib is None else int(gib * 1024**3)
 
 
 def queue_bytes(settings: Settings, total_memory: int) -> int:

@@ -69,6 +69,13 @@ class Look:
         gone = sum(r.held for r in without if r.view.device == device)
         return max(0, room.used - gone + reserved(others, device) + resident.need - limit)
 
+    def fits_beside(self, resident: Resident) -> bool:
+        """Whether a second process of a model may come up while the first one serves."""
+        device = resident.view.device
+        room = self.pressure.room(device)
+        limit = room.limit(only=False)
+        return limit is None or room.used + reserved(self.holders, device) + resident.need <= limit
+
     def places_missing(self, without: Collection[Resident] = (), claimed: int = 0) -> int:
         """How many places must become free before one more model may be loaded.
 
@@ -117,5 +124,9 @@ def reserved(residents: Iterable[Resident], device: str) -> int:
 
 def _outstanding(residents: Iterable[Resident], device: str) -> Iterator[int]:
     for resident in residents:
-        if resident.is_loading and resident.view.device == device:
+        if resident.view.device != device:
+            continue
+        if resident.is_loading:
             yield max(0, resident.need - resident.held)
+        elif resident.view.successor_bytes is not None:
+            yield max(0, resident.need - resident.view.successor_bytes)

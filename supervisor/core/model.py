@@ -127,7 +127,8 @@ class ModelView:
     """One model as the decisions see it: its worker, its memory and the requests for it.
 
     `device` is "cpu" or the GPU's UUID; `inflight` counts inputs at the worker and `leases` requests that hold it;
-    `estimate` is the memory a load is expected to take on that device, None while nothing is known.
+    `estimate` is the memory a load is expected to take on that device, None while nothing is known; `successor_bytes`
+    is what a second process holds that is to take the first one's place, None while there is none.
     """
 
     name: str
@@ -144,6 +145,7 @@ class ModelView:
     ready_since: float | None = None
     load_seconds: float | None = None
     wanted: bool = False
+    successor_bytes: int | None = None
 
     @property
     def cold(self) -> bool:

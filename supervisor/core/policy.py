@@ -54,12 +54,18 @@ class Eviction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ResidencyPolicy:
-    """The seed's ModelMemoryManager settings (section 4.1); times in seconds, `inactive_timeout` 0 = never."""
+    """The seed's ModelMemoryManager settings (section 4.1); times in seconds, `inactive_timeout` 0 = never.
+
+    A worker that has grown by `recycle_growth` bytes since it was loaded, or grows by `recycle_slope` bytes an hour, is
+    replaced; None = only when memory is short.
+    """
 
     max_models: int = 3
     inactive_timeout: float = 300.0
     cleanup_interval: float = 60.0
     eviction: Eviction = Eviction.LRU
+    recycle_growth: int | None = None
+    recycle_slope: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

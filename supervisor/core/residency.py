@@ -10,13 +10,14 @@ from typing import TypedDict
 from supervisor.core.eviction import Cause, Unload, for_cleanup, for_pressure
 from supervisor.core.loading import Load, Refuse, Step, plan_loads
 from supervisor.core.look import Look
-from supervisor.core.model import LIVE_STATES, ModelState, ModelView
+from supervisor.core.model import LIVE_STATES, ModelState, ModelView, Rung
 from supervisor.core.policy import ResidencyPolicy
+from supervisor.core.recycling import Recycle, Recycling
 from supervisor.core.reservation import HOST, Pressure
 from supervisor.core.resident import Resident
 from supervisor.core.settling import Settling, held_on
 
-__all__ = ["Cause", "Load", "MemoryStats", "ModelMemoryManager", "Pressure", "Refuse", "Step", "Unload"]
+__all__ = ["Cause", "Load", "MemoryStats", "ModelMemoryManager", "Pressure", "Recycle", "Refuse", "Step", "Unload"]
 
 _WHOLE = (ModelState.STARTING, ModelState.READY, ModelState.DRAINING)
 
@@ -42,6 +43,8 @@ class ModelMemoryManager:
         self._policy = policy
         self._residents: dict[str, Resident] = {}
         self._settling = Settling()
+        self._recycling = Recycling()
+        self._look: Look | None = None
         self._cleaned_at: float | None = None
         self._waits: Mapping[str, str] = {}
         self._external = False
@@ -50,7 +53,7 @@ class ModelMemoryManager:
         """Decide by another policy from the next call on; what was learned and asked stays."""
         self._policy = policy
 
-    def steps(self, models: Sequence[ModelView], pressure: Pressure, now: float) -> list[Step]:
+    def steps(self, models: Sequence[ModelView], pressure: Pressure, now: float) -> list[Step | Recycle]:
         """What is to be done now that was not asked for before, in this order; at most one unload.
 
         Call it every check interval, and at once when a worker's state or the demand for a model changes. A step is
@@ -59,6 +62,7 @@ class ModelMemoryManager:
         1. What the unload rung takes.
         2. At the clean-up interval: what is idle or too many, one after the other.
         3. The line of those that wait: loads, refusals, and one unload to make room.
+        4. Where nothing of that is to be done: a worker that has grown too large is replaced.
 
         Args:
             models: every configured model, in the order of the configuration. `memory_bytes` and `estimate` are meant
@@ -69,7 +73,7 @@ class ModelMemoryManager:
         """
         self._take_in(models, pressure, now)
         look = Look(models, self._residents, pressure, self._policy, self._settling, now)
-        steps: list[Step] = []
+        steps: list[Step | Recycle] = []
         if not look.act_is_open:
             chosen = for_pressure(look) or self._cleanup(look)  # 1, 2
             if chosen is not None:
@@ -78,6 +82,10 @@ class ModelMemoryManager:
                 steps.append(unload)
         plan = plan_loads(look, may_unload=not look.act_is_open)  # 3
         self._waits = plan.waits
+        self._look = look
+        recycle = self._recycling.due(look, may_act=not (look.act_is_open or steps or plan.steps))  # 4
+        if recycle is not None:
+            steps.append(recycle)
         self._external = any(look.external(device) for device in {HOST, *(model.device for model in models)})
         return steps + plan.steps
 
@@ -103,6 +111,14 @@ class ModelMemoryManager:
         if chosen is None:
             self._cleaned_at = look.now
         return chosen
+
+    def fits_beside(self, name: str) -> bool:
+        """Whether, at the last call, there was room for a second process of a model while the first one serves."""
+        resident = self._residents.get(name)
+        if self._look is None or resident is None:
+            return False
+        room = self._look.pressure.room(resident.view.device)
+        return room.rung < Rung.SHRINK and self._look.fits_beside(resident)
 
     def idle_seconds(self, name: str) -> float:
         """How long a ready model had been idle at the last call, without the time its gate was closed; else 0."""

@@ -128,7 +128,9 @@ class Settling:
 
 def held_on(device: str, models: Iterable[ModelView]) -> int:
     """The bytes that our models hold of a room; one that has no process holds none, whatever was last read of it."""
-    return sum(m.memory_bytes for m in models if m.device == device and m.state in LIVE_STATES)
+    return sum(
+        m.memory_bytes + (m.successor_bytes or 0) for m in models if m.device == device and m.state in LIVE_STATES
+    )
 
 
 def is_foreign(device: str, room: Room, models: Sequence[ModelView]) -> bool:

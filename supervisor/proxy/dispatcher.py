@@ -176,6 +176,12 @@ class Dispatcher(Hosting):
         self._pump.allow_trickle(orders.trickle_size if orders.trickle else None)
         self._pump.trickle(self._lanes)
 
+    def lower_cap(self, model: str) -> None:
+        """A model's worker is restarted because of what its parts have made it grow to: smaller ones from now on."""
+        lane = self._lanes.of(model)
+        if lane is not None:
+            lane.room.lower_cap()
+
     def observe_cpu(self, busy: float | None, cores: float, now: float) -> None:
         """Everybody on the host used `busy` of its `cores` of late; None while that can't be read."""
         if cores != self._cores:

@@ -92,6 +92,7 @@ class PartRoom:
         self._trying = False  # a trial is at the worker: nothing else may be, or it tells nothing
         self._sent: _Sent | None = None
         self._lost: _Sent | None = None
+        self._largest: _Sent | None = None  # of those since the worker was loaded
         self._worker = WorkerMemory(rooms.peaks)
 
     @property
@@ -119,7 +120,7 @@ class PartRoom:
 
     def attached(self) -> None:
         """The worker is loaded: what parts take counts from here."""
-        self._lost = None
+        self._lost = self._largest = None
         self._worker.loaded()
 
     def detached(self, killed: bool) -> None:
@@ -138,6 +139,12 @@ class PartRoom:
         self._trying = False
         self.stop_waiting()
         self._host.forget(self)
+
+    def lower_cap(self) -> None:
+        """What the worker has grown to is too much: its parts are not to be as large as the largest it was sent."""
+        if self._largest is not None:
+            self._largest.memory.lower_cap(min(self._largest.rows, self.batch), self._largest.longest)
+            self._learned()
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -267,7 +274,9 @@ class PartRoom:
         self._trying = part.trial is not None
         memory = self._memory_of(part.endpoint)
         self._host.reserve(self, self._need(part.endpoint, memory, min(rows, self.batch), longest))
-        self._sent = _Sent(memory, rows, longest, self._room)
+        self._sent = sent = _Sent(memory, rows, longest, self._room)
+        if self._largest is None or rows * longest > self._largest.rows * self._largest.longest:
+            self._largest = sent
         if self._room is not None or self._worker.concerned(now):
             self._worker.measure(memory, part, len(self._parts), min(rows, self.batch), longest)
 

@@ -165,6 +165,11 @@ class Instance:
         self._record = replace(self._record, ready=True)
         self._remember()
 
+    def is_alone(self) -> None:
+        """The one that it was brought up beside has gone."""
+        self._look(final=False)
+        self.tail.silent = False
+
     def how(self) -> str:
         """How its process ended; whether the kernel killed for want of memory is known where it has a cgroup."""
         killed = self._group.oom_kills()
@@ -238,7 +243,7 @@ class Instance:
         self._output.close()
         self._around.taken.discard(self.endpoint.port)
         if self._around.records is not None:
-            self._around.records.remove(self.spec.name)
+            self._around.records.remove(self.process.pid)
 
     def _remember(self) -> None:
         if self._around.records is not None:

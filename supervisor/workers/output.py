@@ -106,12 +106,14 @@ class Tail:
     """Reads what one worker appends from now on; `look` takes the new lines into our log.
 
     `written` counts every byte seen, `last` holds the newest lines, `interval` is how often `follow` looks (seconds).
+    `silent`: somebody else's tail of the same file tells our log.
     """
 
     def __init__(self, model: str, file: OutputFile, secret: str = "", interval: float = 0.5) -> None:
         self.interval = interval
         self.last: deque[str] = deque(maxlen=LINES_KEPT)
         self.written = 0
+        self.silent = False
         self._model = model
         self._file = file
         self._secret = secret
@@ -178,9 +180,12 @@ class Tail:
 
     def _tell(self, line: str) -> None:
         if _ACCESS.match(line):  # would push a worker's last words out of `last`, and everything else out of the log
-            log.debug("worker_output", model=self._model, line=line)
+            if not self.silent:
+                log.debug("worker_output", model=self._model, line=line)
             return
         self.last.append(line)
+        if self.silent:
+            return
         if self._allowance < 1:
             self._dropped_lines += 1
             return

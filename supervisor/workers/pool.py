@@ -62,7 +62,7 @@ class WorkerPool:
         What is not taken over is ended first: its memory is needed. Its own model is started again when asked for.
         """
         records = self._around.records
-        found = records.read() if records is not None else []
+        found = sorted(records.read(), key=lambda r: not r.ready) if records is not None else []  # not a successor
         left = [r for r in found if r.model not in self._workers or not self._workers[r.model].adopt(r)]
         if records is not None:
             records.keep(found)
@@ -70,7 +70,7 @@ class WorkerPool:
             await sweep(left, max((worker.spec.stop_timeout for worker in self._workers.values()), default=10.0))
         if records is not None:
             for record in left:
-                records.remove(record.model)
+                records.remove(record.pid)
         for worker in self._workers.values():
             worker.start()
 
@@ -87,6 +87,12 @@ class WorkerPool:
     def request_stop(self, name: str, cause: str) -> None:
         """Have a model's worker drained and stopped."""
         self._worker(name).want_stopped(cause)
+
+    def request_restart(self, name: str, cause: str, beside: bool) -> None:
+        """Have a model's worker, if it runs, started anew; see `restart`."""
+        worker = self._worker(name)
+        if not (beside and worker.want_successor(cause)):
+            worker.want_restart(cause)
 
     def forgive(self, name: str) -> None:
         """Forget a model's crashes: it is no longer failed, and not in back-off, when this returns."""
@@ -110,10 +116,16 @@ class WorkerPool:
         worker.want_stopped(cause)
         await worker.gone()
 
-    async def restart(self, name: str, cause: str) -> None:
-        """Have it drained, stopped and started anew (or just started), and wait until it is ready; else WorkerError."""
+    async def restart(self, name: str, cause: str, beside: bool = False) -> None:
+        """Have it started anew (or just started), and wait until it is ready; else WorkerError.
+
+        `beside`: while it serves, it goes on until the next process is ready. Else it is drained and stopped first.
+        """
         worker = self._worker(name)
         worker.forgive()
+        if beside and worker.want_successor(cause):
+            await worker.succeeded()
+            return
         worker.want_restart(cause)
         worker.want_ready()
         await worker.ready()

@@ -56,7 +56,7 @@ class Records:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._records: dict[str, Record] = {}
+        self._records: dict[int, Record] = {}  # by process: a worker and its successor are of one model
 
     def read(self) -> list[Record]:
         """What an earlier supervisor left; a file that is not ours or not understood is set aside with a warning."""
@@ -79,17 +79,17 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Remember a worker as it is now."""
-        self._records[record.model] = record
+        self._records[record.pid] = record
         self._write()
 
-    def remove(self, model: str) -> None:
+    def remove(self, pid: int) -> None:
         """Forget a worker of which nothing is left."""
-        if self._records.pop(model, None) is not None:
+        if self._records.pop(pid, None) is not None:
             self._write()
 
     def keep(self, records: Sequence[Record]) -> None:
         """Of what an earlier supervisor left, remember these and forget the others."""
-        self._records = {record.model: record for record in records}
+        self._records = {record.pid: record for record in records}
         self._write()
 
     def _write(self) -> None:

@@ -26,39 +26,52 @@ class Fault(NamedTuple):
     cause: str = "crash"
 
 
-async def until_over(
-    instance: Instance,
-    ordered: Coroutine[Any, Any, None],
-    is_over: Callable[[], bool],
-    on_ready: Callable[[Endpoint], None],
-    work: Callable[[], Work],
-    spec: Callable[[], WorkerSpec],
-) -> Fault | None:
-    """Wait until it is over with a worker that was started: None when that was `ordered`, else what is wrong.
+class Order(NamedTuple):
+    """What ends the wait for a worker: `given` returns when it is, `is_given` tells whether.
 
-    `is_over` tells whether it is ordered, also in the moment in which the worker ends: then that is no crash.
-
-    1. It becomes ready, if it goes on making progress for so long. 2. It serves, if it gets on with its work.
+    Also in the moment in which the worker ends: then that is no crash.
     """
-    stop = asyncio.create_task(ordered)
+
+    given: Callable[[], Coroutine[Any, Any, Any]]
+    is_given: Callable[[], bool]
+
+
+async def until_ready(instance: Instance, order: Order, spec: Callable[[], WorkerSpec]) -> Endpoint | Fault | None:
+    """Wait until a worker that was started serves, if it goes on making progress for so long.
+
+    Its endpoint; what is wrong with it; or None when the order came first.
+    """
+    given = asyncio.create_task(order.given())
     exited = asyncio.create_task(instance.process.exited.wait())
     becoming = asyncio.create_task(instance.becomes_ready())
     still = asyncio.create_task(instance.stands_still(lambda: spec().start_timeout))
-    tasks: list[asyncio.Task[Any]] = [stop, exited, becoming, still]
+    tasks: list[asyncio.Task[Any]] = [given, exited, becoming, still]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)  # 1
-        if is_over():
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if order.is_given():
             return None
         if exited.done():
             return Fault(f"ended by itself while starting: {instance.ending()}")
-        if not becoming.done():
-            return Fault(f"no progress for {still.result():.0f} s while starting; {instance.last_words()}")
-        on_ready(becoming.result())
-        await cancelled([becoming, still])
-        dead = asyncio.create_task(instance.dies(work, lambda: spec().stall_timeout))
-        tasks.append(dead)
-        await asyncio.wait([stop, exited, dead], return_when=asyncio.FIRST_COMPLETED)  # 2
-        if is_over():
+        if becoming.done():
+            return becoming.result()
+        return Fault(f"no progress for {still.result():.0f} s while starting; {instance.last_words()}")
+    except NotReady as error:
+        return Fault(f"{error}; {instance.last_words()}")
+    finally:
+        await cancelled(tasks)
+
+
+async def until_over(
+    instance: Instance, order: Order, work: Callable[[], Work], spec: Callable[[], WorkerSpec]
+) -> Fault | None:
+    """Wait as long as a worker that serves gets on with its work: what is wrong, or None when the order came first."""
+    given = asyncio.create_task(order.given())
+    exited = asyncio.create_task(instance.process.exited.wait())
+    dead = asyncio.create_task(instance.dies(work, lambda: spec().stall_timeout))
+    tasks: list[asyncio.Task[Any]] = [given, exited, dead]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if order.is_given():
             return None
         if exited.done():
             return Fault(f"ended by itself: {instance.ending()}")

@@ -28,7 +28,10 @@ class Hooks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker as it is now. `reason` says why it is in this state; times are on the monotonic clock."""
+    """One worker as it is now. `reason` says why it is in this state; times are on the monotonic clock.
+
+    `successor_pgid`: the process group that is being brought up beside the one that serves, to take its place.
+    """
 
     name: str
     state: ModelState
@@ -44,6 +47,7 @@ class WorkerView:
     log_tail: tuple[str, ...] = ()
     capabilities: frozenset[str] = frozenset()
     backoff_until: float | None = None
+    successor_pgid: int | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class FakePool:
     def __init__(self, house: House) -> None:
         self.house = house
         self.forgiven: list[str] = []
+        self.beside: list[bool] = []
         self.hangs = False
 
     def forgive(self, name: str) -> None:
@@ -34,8 +35,9 @@ class FakePool:
             await asyncio.sleep(3600)
         self.house.workers.request_stop(name, cause)
 
-    async def restart(self, name: str, cause: str) -> None:
+    async def restart(self, name: str, cause: str, beside: bool = False) -> None:
         """Gone and back at once."""
+        self.beside.append(beside)
         self.house.workers.request_stop(name, cause)
         self.house.workers.request_ready(name)
 

@@ -80,6 +80,8 @@ DEFAULTS: dict[str, Any] = {
         "inactive_timeout": 300,
         "cleanup_interval": 60,
         "eviction": "lru",
+        "recycle_growth_gb": None,
+        "recycle_slope_gb_per_hour": None,
     },
     "infinity": {
         "command": ["infinity_emb", "v2"],

@@ -10,7 +10,7 @@ import uvloop
 
 from supervisor.core.model import ModelState
 from supervisor.errors import UnknownModel, WorkerError
-from supervisor.workers import worker as worker_module
+from supervisor.workers import run as run_module
 from supervisor.workers.launch import is_free
 from tests.support.fake_lanes import Bench, FakeLog, bench, group, scripted
 
@@ -273,7 +273,7 @@ async def test_a_cancelled_worker_leaves_no_process(tmp_path: Path) -> None:
 async def test_an_infinity_that_was_not_tested_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version serves all the same; the log says which were tested. The one that was, or none, says nothing."""
     fake = FakeLog()
-    monkeypatch.setattr(worker_module, "log", fake)
+    monkeypatch.setattr(run_module, "log", fake)
     specs = (scripted("new", version="0.1.0"), scripted("known", version="0.0.78"), scripted("silent"))
     async with bench(tmp_path, *specs) as it:
         for spec in specs:

@@ -173,7 +173,7 @@ async def give(it: Bench, name: str, order: str, specs: list[WorkerSpec]) -> Non
         case "reload":
             await it.pool.apply(specs)
         case "kill":
-            if instance := it.pool._workers[name]._instance:
+            if instance := it.pool._workers[name]._run.instance:
                 instance.process.signal_group(9)
 
 

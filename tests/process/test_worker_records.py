@@ -190,5 +190,5 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, log: FakeLog) -> None:
     """When the file can't be written the worker runs all the same."""
     records = Records(tmp_path / "missing" / "workers.json")
     records.put(Record("m", 10, 10, 1, "", 1))
-    records.remove("m")
+    records.remove(10)
     assert [line[:2] for line in log.lines] == [("warning", "worker_records_not_written")] * 2

@@ -47,6 +47,7 @@ class FakeLanes:
     refused: list[tuple[str, str, float | None]] = field(default_factory=list)
     cpu: list[tuple[float | None, float]] = field(default_factory=list)
     external_load: bool = False
+    lowered: list[str] = field(default_factory=list)
 
     def set_orders(self, orders: Orders) -> None:
         """Noted."""
@@ -68,6 +69,10 @@ class FakeLanes:
         """Noted."""
         self.refused.append((model, reason, retry_after))
 
+    def lower_cap(self, model: str) -> None:
+        """Noted."""
+        self.lowered.append(model)
+
 
 @dataclass(frozen=True)
 class FakeView:
@@ -83,6 +88,7 @@ class FakeView:
     loads: int = 0
     unloads: int = 0
     restarts: int = 0
+    successor_pgid: int | None = None
 
 
 @dataclass
@@ -108,6 +114,10 @@ class FakeWorkers:
         self.asked.append(("stop", name, cause))
         if self.obey:
             self.state[name] = FakeView()
+
+    def request_restart(self, name: str, cause: str, beside: bool) -> None:
+        """Noted."""
+        self.asked.append(("restart", name, cause, "beside" if beside else "after"))
 
 
 class House:

@@ -9,7 +9,7 @@ from typing import Any
 
 from supervisor.core.model import ModelState, ModelView
 from supervisor.core.policy import ResidencyPolicy
-from supervisor.core.residency import ModelMemoryManager, Pressure, Step, Unload
+from supervisor.core.residency import ModelMemoryManager, Pressure, Recycle, Step, Unload
 
 GB = 10**9
 STARTING = ModelState.STARTING
@@ -31,7 +31,7 @@ def model(name: str, state: ModelState = READY, **fields: Any) -> ModelView:
     return ModelView(name=name, state=state, **({"memory_bytes": held} | fields))
 
 
-def words(step: Step) -> str:
+def words(step: Step | Recycle) -> str:
     """A step in short: "load a", "unload a: idle", "refuse a"."""
     kind = type(step).__name__.lower()
     return f"unload {step.model}: {step.cause}" if isinstance(step, Unload) else f"{kind} {step.model}"
@@ -47,7 +47,7 @@ class Script:
         self.manager = ModelMemoryManager(ResidencyPolicy(**policy))
         self.models = {view.name: view for view in models}
         self.pressure = pressure
-        self.steps: list[Step] = []
+        self.steps: list[Step | Recycle] = []
         self._now: float | None = None
 
     def show(self, pressure: Mapping[str, Any] | None = None, /, **models: Mapping[str, Any]) -> None:
