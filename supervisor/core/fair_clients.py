@@ -16,7 +16,7 @@ The rules, in virtual time (all in cost units):
 6. When nobody waits there is nothing to share: all is forgotten, so no number here grows for ever.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from math import isclose
@@ -25,7 +25,7 @@ from typing import Final, Generic
 from supervisor.core.fair_backlog import Backlog
 from supervisor.core.fair_order import NOTHING, Client, Line, Order, W
 
-# The merge key under which every entry is found, besides its own.
+# The merge key under which every entry is found, besides its own ones.
 ANY: Final = object()
 # How much of the largest slice's weight is left at the next charge: one huge row loosens rule 2 for a few dozen parts.
 SLICE_DECAY = 0.99
@@ -69,7 +69,8 @@ class Clients(Generic[W]):
             client.all[number] = entry
         else:
             self._join(client, number, entry)
-        self._add_alike(client, entry, first)
+        for key in entry.keys:
+            self._add_alike(client, key, number, entry, first)
         if first:
             client.all.move_to_end(number, last=False)
             self._orders[ANY].advance(client.all)
@@ -80,15 +81,21 @@ class Clients(Generic[W]):
         """It waits no more; `cost` is what of it was not paid."""
         self.backlog.change(client, -cost)
         del client.all[entry.number]
-        self._remove_alike(client, entry.number, entry.key)
+        for key in entry.keys:
+            self._remove_alike(client, entry.number, key)
         if not client.all:
             self._leave(client)
 
-    def rekey(self, client: Client[W], entry: W, before: Hashable | None) -> None:
-        """Its merge key was `before` and is another now."""
-        self._remove_alike(client, entry.number, before)
-        line = client.keyed.get(entry.key)
-        self._add_alike(client, entry, first=line is not None and entry.number < next(iter(line)))
+    def rekey(self, client: Client[W], entry: W, before: Sequence[Hashable]) -> None:
+        """Its merge keys were those of `before` and are others now."""
+        number = entry.number
+        for key in before:
+            if key not in entry.keys:
+                self._remove_alike(client, number, key)
+        for key in entry.keys:
+            if key not in before:
+                line = client.keyed.get(key)
+                self._add_alike(client, key, number, entry, first=line is not None and number < next(iter(line)))
 
     def charge(self, client: Client[W], number: int, cost: float) -> bool:
         """So much of an entry of this client was served (rules 1 to 4); whether that was the next of all."""
@@ -146,11 +153,10 @@ class Clients(Generic[W]):
             assert client.name == name
             assert client.tag >= self._floor
             assert client.all or (client.remembered and client.tag > self._floor and not client.cost)
-            keyed = {number for line in client.keyed.values() for number in line}
-            assert keyed == {number for number, entry in client.all.items() if entry.key is not None}
+            keyed = {(key, number) for key, line in client.keyed.items() for number in line}
+            assert keyed == {(key, number) for number, entry in client.all.items() for key in entry.keys}
             for key, line in client.keyed.items():
                 assert line
-                assert all(entry.key == key for entry in line.values())
                 keys[key] = keys.get(key, 0) + 1
         assert {key: order.lines for key, order in self._orders.items()} == keys
         for order in self._orders.values():
@@ -162,11 +168,8 @@ class Clients(Generic[W]):
         total = sum(client.cost for client in waiting)
         assert isclose(self.backlog.cost, total, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
-    def _add_alike(self, client: Client[W], entry: W, first: bool) -> None:
-        """It waits with his others of the same key, behind them or before them."""
-        number, key = entry.number, entry.key
-        if key is None:
-            return
+    def _add_alike(self, client: Client[W], key: Hashable, number: int, entry: W, first: bool) -> None:
+        """It waits with his others of this key, behind them or before them."""
         line = client.keyed.get(key)
         if line is None:
             client.keyed[key] = self._begin(key, client, number, entry)
@@ -176,9 +179,7 @@ class Clients(Generic[W]):
             line.move_to_end(number, last=False)
             self._orders[key].advance(line)
 
-    def _remove_alike(self, client: Client[W], number: int, key: Hashable | None) -> None:
-        if key is None:
-            return
+    def _remove_alike(self, client: Client[W], number: int, key: Hashable) -> None:
         line = client.keyed[key]
         del line[number]
         if not line:

@@ -4,7 +4,7 @@ Owns the heap of the lines with one merge key. Whose tag grows, and by what, is 
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ class Waiting(Protocol):
     @property
     def client(self) -> str: ...
     @property
-    def key(self) -> Hashable | None: ...
+    def keys(self) -> Sequence[Hashable]: ...
 
 
 W = TypeVar("W", bound=Waiting)

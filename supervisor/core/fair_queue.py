@@ -11,7 +11,7 @@ floor. On equal tags the higher class goes first, then the client served longest
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from enum import StrEnum
 from math import isclose
 from typing import Final, Generic, Protocol, TypeVar
@@ -67,8 +67,8 @@ class Entry(Protocol):
     def priority(self) -> Priority: ...
 
     @property
-    def key(self) -> Hashable | None:
-        """Entries with equal keys may leave together; None never merges."""
+    def keys(self) -> Sequence[Hashable]:
+        """What of it has a key may leave with what of others has the same one; without any it never merges."""
 
     @property
     def cost(self) -> float:
@@ -154,8 +154,8 @@ class FairQueue(Generic[E]):
         if held is not None:
             self._remove(held)
 
-    def rekey(self, entry: E, before: Hashable | None) -> None:
-        """Its merge key was `before` and is another now; raises KeyError if it is not in here."""
+    def rekey(self, entry: E, before: Sequence[Hashable]) -> None:
+        """Its merge keys were those of `before` and are others now; raises KeyError if it is not in here."""
         held = self._held[entry.number]
         held.class_.clients.rekey(held.client, entry, before)
 
@@ -165,13 +165,11 @@ class FairQueue(Generic[E]):
             return self._held[self._returned[0]].entry
         return self._fairest(ANY)
 
-    def next_like(self, key: Hashable | None) -> E | None:
-        """The next entry of those with this merge key, to fill a part; None if none waits with it, and for None."""
-        if key is None:
-            return None
+    def next_like(self, key: Hashable) -> E | None:
+        """The next entry of those with this merge key, to fill a part; None if none waits with it."""
         for number in self._returned:
             entry = self._held[number].entry
-            if entry.key == key:
+            if key in entry.keys:
                 return entry
         return self._fairest(key)
 

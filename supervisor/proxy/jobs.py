@@ -1,4 +1,4 @@
-"""The pieces that move through the dispatcher: a job (one request), its slices, and the parts that go to a worker.
+"""A job: one request on its way through the dispatcher, and the slices of it that wait or run.
 
 Owns the life of one request: what of it waits, what of it runs, and what its client gets in the end. Knows no queue, no
 clock, no worker.
@@ -7,17 +7,16 @@ clock, no worker.
 import asyncio
 from collections import deque
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
-from supervisor.core.answer import Answer, cut
+from supervisor.core.answer import Answer
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.fair_queue import Priority
 from supervisor.core.lengths import Band, bands
 from supervisor.core.merge import Merge, MergeError
 from supervisor.core.part_memory import Oversize
-from supervisor.core.payload import Inference, Plan, Rows, merged_body
+from supervisor.core.payload import Inference, Plan, Rows
 from supervisor.core.suspicion import Suspicion
 from supervisor.proxy.admission import Place
 from supervisor.proxy.refusals import Reason, Refusal
@@ -27,6 +26,9 @@ from supervisor.proxy.refusals import Reason, Refusal
 SHORTEST: Final = 64
 # And at most as much as one of this many: the bytes of an image or of a body that can't be read say little about work.
 LONGEST_UNREAD: Final = 4096
+
+# The class of a divided job of which nobody may have rows yet.
+CLOSED: Final = -1
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -109,97 +111,14 @@ class Slice:
         self.cost = float(rows * (longest if longest > SHORTEST else SHORTEST))
 
 
-@dataclass(slots=True, eq=False)
-class Part:
-    """What goes to a worker as one request: slices of one or more jobs for the same endpoint with the same options.
-
-    `longest` in characters, `cost` as the queue counts it; `core_seconds` is what the CPU hold was charged for it.
-    `trial`: only the first so many characters of one row go, to see what they take; the answer is nobody's.
-    """
-
-    slices: list[Slice]
-    sent_at: float
-    trial: int | None = None
-    inputs: int = field(init=False)
-    longest: int = field(init=False)
-    cost: float = field(init=False)
-    core_seconds: float = 0.0
-    task: asyncio.Task[None] | None = None
-
-    def __post_init__(self) -> None:
-        inputs = longest = 0
-        cost = 0.0
-        for piece in self.slices:
-            inputs += piece.rows
-            cost += piece.cost
-            if piece.longest > longest:
-                longest = piece.longest
-        self.inputs, self.longest, self.cost = inputs, longest, cost
-        if self.trial is not None:
-            self.longest, self.cost = self.trial, float(max(SHORTEST, self.trial))
-
-    @property
-    def endpoint(self) -> Inference:
-        """The endpoint of all its requests."""
-        return self.slices[0].job.endpoint
-
-    @property
-    def priority(self) -> Priority:
-        """The class of all its requests."""
-        return self.slices[0].job.priority
-
-    @property
-    def suspect(self) -> bool:
-        """Whether a worker went down that had its rows: then it travels alone, so that the next death says something.
-
-        Suspects are never mixed with others.
-        """
-        return self.slices[0].suspicion is not None
-
-    @property
-    def atomic(self) -> bool:
-        """Whether it can't be divided any more."""
-        return len(self.slices) == 1 and (self.inputs == 1 or not self.slices[0].job.plan.divisible)
-
-    @property
-    def shared(self) -> bool:
-        """Whether it carries more than one request."""
-        return len(self.slices) > 1
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is one whole request, whose answer needs no work."""
-        return len(self.slices) == 1 and self.inputs == self.slices[0].job.plan.inputs
-
-    def body(self, model: str) -> bytes:
-        """The request body; `model` is the canonical name."""
-        if self.shared:
-            return merged_body([(_rows(piece), piece.start, piece.stop) for piece in self.slices], model)
-        (piece,) = self.slices
-        if self.trial is not None:
-            return _rows(piece).beginning(self.endpoint, piece.start, self.trial)
-        return piece.job.plan.part(piece.start, piece.stop)
-
-    def answers(self, reply: Reply) -> list[Answer] | None:
-        """The worker's answer, cut into one for each slice; None when it can't be told apart exactly."""
-        shape = _rows(self.slices[0]).shape
-        counts = [piece.rows for piece in self.slices]
-        usage = [_rows(piece).usage(piece.start, piece.stop) for piece in self.slices] if self.shared else None
-        return cut(shape, reply.body, counts, usage)
-
-
-def _rows(piece: Slice) -> Rows:
-    assert isinstance(piece.job.plan, Rows), "only rows are sent in several parts, or together"
-    return piece.job.plan
-
-
 class Job:
     """One request for a model, from when its body is understood until its answer is written.
 
     `outcome` gets a Reply or a Refusal, once. Slices are in `waiting`, in running parts, or done; the sum never changes
-    until the job ends. `started`: some of it is at a worker or was answered; `leased`: it holds its worker. `key` tells
-    with whom its next rows may share a part; None: with nobody. `bands` are the classes of all its rows, none where
-    `key` is None. `short`: what it lacks while it waits for memory.
+    until the job ends. `started`: some of it is at a worker or was answered; `leased`: it holds its worker. `kind`
+    tells with whom it may share a part; None: with nobody. `bands` are the classes of all its rows, none where `kind`
+    is None; `keys` those of which others may have some: all that wait of one that is `divided`, since it gains by not
+    leaving in one piece, and `open`. `short`: what it lacks while it waits for memory.
     """
 
     __slots__ = (
@@ -210,11 +129,14 @@ class Job:
         "bands",
         "client",
         "cost",
+        "divided",
         "endpoint",
         "first_sent",
-        "key",
+        "keys",
+        "kind",
         "leased",
         "number",
+        "open",
         "outcome",
         "place",
         "plan",
@@ -265,24 +187,43 @@ class Job:
         self.asleep_mark = 0.0
         self._merge: Merge | None = None
         # Classes never share a part: a one-line query is not to wait for the bulk that happens to leave with it.
-        self.key: Key | None = None
+        self.kind: Hashable | None = None
+        self.divided = self.open = False
+        self.keys: tuple[Key, ...] = ()
         self.bands: tuple[Band, ...] = ()
         if asker.mergeable and isinstance(plan, Rows) and plan.key is not None:
             self.bands = bands(lambda at: plan.longest(at, at + 1), plan.inputs)
-            self.key = Key((plan.key, priority), self.bands[0].length)
+            self.kind = (plan.key, priority)
+            self.keys = (self.key,)
 
     @property
     def done(self) -> bool:
         """Whether its client has an outcome, or has left."""
         return self.outcome.done()
 
-    def take(self, rows: int) -> Slice:
-        """The next rows that wait, at most `rows` of them (all, if the plan can't be divided)."""
-        piece = self.waiting.popleft()
+    def alike(self, length: int) -> Slice:
+        """The rows of this class that wait, as far as they follow each other; some must."""
+        if len(self.bands) < 2:
+            return self.waiting[0]
+        for piece in self.waiting:
+            start = piece.start
+            for each, rows in self.lengths(piece):
+                if each == length:
+                    return Slice(self, start, start + rows, piece.suspicion)
+                start += rows
+        raise KeyError(length)
+
+    def take(self, rows: int, length: int | None = None) -> Slice:
+        """The next rows that wait, or those of one class: at most `rows`; all, if the plan can't be divided."""
+        piece = self.waiting[0] if length is None else self.alike(length)
         if self.plan.divisible and piece.rows > rows:
-            middle = piece.start + rows
-            self.waiting.appendleft(Slice(self, middle, piece.stop, piece.suspicion))
-            piece = Slice(self, piece.start, middle, piece.suspicion)
+            piece = Slice(self, piece.start, piece.start + rows, piece.suspicion)
+        place = next(at for at, whole in enumerate(self.waiting) if whole.start <= piece.start < whole.stop)
+        whole = self.waiting[place]
+        del self.waiting[place]
+        for start, stop in ((piece.stop, whole.stop), (whole.start, piece.start)):
+            if start < stop:
+                self.waiting.insert(place, Slice(self, start, stop, whole.suspicion))
         self.waiting_inputs -= piece.rows
         # Not a difference: rows leave longest first, so what remains of a slice costs less than its share.
         self.cost = sum(rest.cost for rest in self.waiting) if self.waiting else 0.0
@@ -295,11 +236,22 @@ class Job:
         self.cost += piece.cost
 
     @property
-    def next_key(self) -> Key | None:
-        """What `key` is to be, by the rows that wait first."""
-        if len(self.bands) < 2 or self.key is None or not self.waiting:
-            return self.key
-        return Key(self.key.kind, self.lengths(self.waiting[0])[0][0])
+    def key(self) -> Key:
+        """The key of the rows that wait first; only for one that may share a part."""
+        first = self.bands[0].length if len(self.bands) < 2 else self.lengths(self.waiting[0])[0][0]
+        return Key(self.kind, first)
+
+    @property
+    def next_keys(self) -> tuple[Key, ...]:
+        """What `keys` is to be: the key of what waits first; of a divided one, once it is open, those of all it has."""
+        if len(self.bands) < 2 or not self.waiting:
+            return self.keys
+        if not self.divided:
+            return (self.key,)
+        if not self.open:
+            return (Key(self.kind, CLOSED),)
+        lengths = dict.fromkeys(length for piece in self.waiting for length, _ in self.lengths(piece))
+        return tuple(Key(self.kind, length) for length in lengths)
 
     def lengths(self, piece: Slice) -> list[tuple[int, int]]:
         """The classes of these rows, and how many are of each, in their order."""
@@ -314,6 +266,11 @@ class Job:
             if start == piece.stop:
                 break
         return found
+
+    def divide(self) -> None:
+        """From now on it leaves by classes; call it before it is queued."""
+        self.divided = True
+        self.keys = self.next_keys
 
     def drop_waiting(self) -> None:
         """None of its rows shall leave any more."""

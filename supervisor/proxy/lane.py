@@ -16,8 +16,9 @@ from typing import Final
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.liveness import Work
 from supervisor.core.model import LaneOrders
-from supervisor.proxy.filling import Filling
-from supervisor.proxy.jobs import Job, Part, Slice, WorkerClient
+from supervisor.proxy.filling import Filling, gains_by_division
+from supervisor.proxy.jobs import Job, Slice, WorkerClient
+from supervisor.proxy.part import Part
 from supervisor.proxy.part_room import FREE, PartRoom, Ration, Rooms
 from supervisor.proxy.patience import CLOSE_ENOUGH, Patience
 from supervisor.proxy.queue import JobQueue
@@ -182,8 +183,12 @@ class Lane:
     # -- jobs -------------------------------------------------------------------------------------------------------
 
     def add(self, job: Job, now: float) -> None:
-        """A new job waits."""
+        """A new job waits. One that would gain by it, with enough company, leaves by classes of lengths."""
         self._mark(job, now)
+        if len(job.bands) > 1:
+            full = self.orders.batch_size
+            if gains_by_division(job.waiting[0], self.sizing, lambda _length, _longest: full):
+                job.divide()
         self.queue.add(job)
 
     def first_leased(self) -> Job | None:
@@ -219,7 +224,7 @@ class Lane:
             fit = self.sizing.rows(job.endpoint, job.waiting[0].longest, self.orders)
             together = company(job, waiting, min(most, fit))
             return self._part([self.queue.take(each, rows) for each, rows in together], now)
-        if job.key is None or not self.shares or self.grants is not Grants.ALL:
+        if job.kind is None or not self.shares or self.grants is not Grants.ALL:
             return self._part([self.queue.take(job, min(most, self.most(job)))], now)
         return self._part(Filling(self.queue, self.sizing, self.orders, job, job.key, most).fill(up_to), now)
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 
-from supervisor.proxy.jobs import Part
+from supervisor.proxy.part import Part
 
 # The ladder decides once a second: a part that ended since the decision before must still be seen.
 LOOK_BACK = 2.0

@@ -18,7 +18,7 @@ from supervisor.core.memory_room import MemoryRoom
 from supervisor.core.model import LaneOrders
 from supervisor.core.part_memory import FIRST_COST, FIRST_ROOM, FIXED, MIB, Oversize, PartMemory
 from supervisor.core.payload import Inference
-from supervisor.proxy.jobs import Part
+from supervisor.proxy.part import Part
 from supervisor.proxy.worker_memory import Peaks, WorkerMemory
 
 # Plenty: a whole batch of rows up to some length is predicted to take at most this share of the room.

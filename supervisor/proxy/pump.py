@@ -12,10 +12,11 @@ import structlog
 
 from supervisor.core.part_memory import Oversize
 from supervisor.proxy.bell import Bell
-from supervisor.proxy.jobs import Job, Part, Reply, WorkerLost
+from supervisor.proxy.jobs import Job, Reply, WorkerLost
 from supervisor.proxy.lane import Lane
 from supervisor.proxy.observer import ProxyObserver
 from supervisor.proxy.pace import Pace
+from supervisor.proxy.part import Part
 from supervisor.proxy.refusals import Reason, Refusal
 from supervisor.proxy.suspects import Blame
 from supervisor.proxy.throttle import Throttle
@@ -99,22 +100,21 @@ class Pump:
         first = part.slices[0].job
         try:
             reply = await client.send(part.endpoint, part.body(lane.model.name), first.asker.headers)
-        except WorkerLost as lost:
-            if part in lane.parts:
-                self._lost(lane, part, lost)
-        except Exception:  # a fault of ours must not leave the part at the worker for ever
-            log.exception("part_failed", model=lane.model.name, inputs=part.inputs)
-            if part in lane.parts:
-                self._ended(lane, part, False, self._loop.time())
-                text = "A fault in the supervisor; its log has the details."
-                for piece in part.slices:
-                    self.settle(lane, piece.job, Refusal(Reason.INTERNAL, text))
-                self.run(lane)
-        else:
             if part in lane.parts and reply.status == TOO_MANY:
                 self._overloaded(lane, part)
             elif part in lane.parts:
                 self._answered(lane, part, reply)
+        except WorkerLost as lost:
+            if part in lane.parts:
+                self._lost(lane, part, lost)
+        except Exception:  # a fault of ours must not leave the part at the worker, or its clients waiting, for ever
+            log.exception("part_failed", model=lane.model.name, inputs=part.inputs)
+            if part in lane.parts:
+                self._ended(lane, part, False, self._loop.time())
+            text = "A fault in the supervisor; its log has the details."
+            for piece in part.slices:
+                self.settle(lane, piece.job, Refusal(Reason.INTERNAL, text))
+            self.run(lane)
 
     def _answered(self, lane: Lane, part: Part, reply: Reply) -> None:
         """What becomes of a reply.

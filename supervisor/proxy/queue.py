@@ -7,18 +7,19 @@ that long. Whose turn it is, is the fair queue's to say (`supervisor.core.fair_q
 from collections.abc import Hashable, Iterable, Iterator
 
 from supervisor.core.fair_queue import FairQueue, Priority
-from supervisor.proxy.jobs import Job, Key, Slice
+from supervisor.proxy.jobs import CLOSED, Job, Key, Slice
 
 
 class JobQueue:
     """Jobs with rows that wait. `inputs` and `bytes` are the sums of what is in here."""
 
-    __slots__ = ("_fair", "_lengths", "bytes", "inputs")
+    __slots__ = ("_fair", "_lengths", "_open", "bytes", "inputs")
 
     def __init__(self) -> None:
         self._fair: FairQueue[Job] = FairQueue()
         # The inputs of each class of lengths, by kind: the rows in here that may share a part.
         self._lengths: dict[Hashable, dict[int, int]] = {}
+        self._open: dict[Job, None] = {}  # those that give rows to others' parts
         self.inputs = 0
         self.bytes = 0
 
@@ -48,13 +49,13 @@ class JobQueue:
 
     def mixes(self, job: Job, rows: int) -> bool:
         """Whether a part of so many rows that begins with this job's would take rows of several classes of lengths."""
-        if job.key is None:
+        if job.kind is None:
             return False
         alike = self.alike(job.key)
         return alike < rows and (len(job.bands) > 1 or alike < self.inputs)
 
     def next_of(self, key: Key) -> Job | None:
-        """The next job, in order, of those whose next rows have this key."""
+        """The next job, in order, of those that have rows with this key to give."""
         return self._fair.next_like(key)
 
     @property
@@ -72,31 +73,47 @@ class JobQueue:
         self._count(job, job.waiting, 1)
         self.bytes += job.place.bytes
 
-    def take(self, job: Job, rows: int) -> Slice:
-        """At most `rows` rows of this job; it is out of the queue when none are left."""
-        piece = job.take(rows)
+    def take(self, job: Job, rows: int, length: int | None = None) -> Slice:
+        """At most `rows` rows of this job, its next ones, or those of one class; it is out of the queue without any."""
+        piece = job.take(rows, length)
         self._count(job, (piece,), -1)
         self._fair.charge(job, piece.cost)
         if job.waiting:
-            self._set_key(job, job.next_key)
+            self._set_keys(job, job.next_keys)
         else:
             self._left(job)
         return piece
 
+    def open(self, first: Job, rows: int) -> None:
+        """Let others have rows of this job if it is divided, and of those next in order until so many rows are open."""
+        if first.divided and not first.open:
+            self._open_up(first)
+        opened = sum(job.waiting_inputs for job in self._open if job.kind == first.kind)
+        while opened < rows and (job := self._fair.next_like(Key(first.kind, CLOSED))) is not None:
+            self._open_up(job)
+            opened += job.waiting_inputs
+
+    def _open_up(self, job: Job) -> None:
+        job.open = True
+        self._open[job] = None
+        self._set_keys(job, job.next_keys)
+
     def put_back(self, piece: Slice, *, alone: bool = False) -> None:
         """Rows that a worker did not answer wait again, first; with `alone`, they share no part any more."""
         job = piece.job
-        if alone and job.key is not None:
+        if alone and job.kind is not None:
             self._count(job, job.waiting, -1)
-            self._set_key(job, None)
-            job.bands = ()
+            job.kind, job.bands = None, ()
+            self._set_keys(job, ())
             self._count(job, job.waiting, 1)
         if not job.waiting:
             self.bytes += job.place.bytes
             job.place.take_again()
         job.put_back(piece)
+        if job.open:
+            self._open[job] = None
         self._count(job, (piece,), 1)
-        self._set_key(job, job.next_key)
+        self._set_keys(job, job.next_keys)
         self._fair.put_first(job)
 
     def drop(self, job: Job) -> None:
@@ -107,11 +124,11 @@ class JobQueue:
             self._left(job)
             job.drop_waiting()
 
-    def _set_key(self, job: Job, key: Key | None) -> None:
-        """Other rows of it are next, or it shares no part any more."""
-        before = job.key
-        if key != before:
-            job.key = key
+    def _set_keys(self, job: Job, keys: tuple[Key, ...]) -> None:
+        """It has other rows to give, or shares no part any more."""
+        before = job.keys
+        if keys != before:
+            job.keys = keys
             if job in self._fair:
                 self._fair.rekey(job, before)
 
@@ -119,9 +136,9 @@ class JobQueue:
         """These rows of this job are in here now (1), or are no more (-1)."""
         for piece in pieces:
             self.inputs += sign * piece.rows
-            if job.key is not None:
+            if job.kind is not None:
                 for length, rows in job.lengths(piece):
-                    self._count_alike(Key(job.key.kind, length), sign * rows)
+                    self._count_alike(Key(job.kind, length), sign * rows)
 
     def _count_alike(self, key: Key, inputs: int) -> None:
         lengths = self._lengths.get(key.kind)
@@ -136,5 +153,6 @@ class JobQueue:
             del self._lengths[key.kind]
 
     def _left(self, job: Job) -> None:
+        self._open.pop(job, None)
         self.bytes -= job.place.bytes
         job.place.give_back()

@@ -13,7 +13,8 @@ from supervisor.core.fair_queue import WEIGHTS
 from supervisor.core.model import LaneOrders
 from supervisor.core.payload import Inference
 from supervisor.core.window import Window
-from supervisor.proxy.jobs import Job, Part
+from supervisor.proxy.jobs import Job
+from supervisor.proxy.part import Part
 
 # The pace is a mean over about so many seconds of work: smooth over single parts, quick enough to follow a CPU hold.
 PACE_SECONDS: Final = 5.0

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from supervisor.core.payload import Inference
 from supervisor.core.suspicion import REMEMBERED_FOR, Guilty, Suspicion, after_death, digest, is_guilty
-from supervisor.proxy.jobs import Job, Part, Slice
+from supervisor.proxy.jobs import Job, Slice
+from supervisor.proxy.part import Part
 
 # How many of those that wait are looked at for others of the same suspicion: twice what was at the worker, at most.
 LOOK_BEHIND: Final = 256
@@ -124,7 +125,7 @@ def company(first: Job, queue: Iterable[Job], most: int) -> list[tuple[Job, int]
 
 
 def _may_share(one: Job, other: Job) -> bool:
-    return one.key is not None and other.key is not None and one.key.kind == other.key.kind
+    return one.kind is not None and one.kind == other.kind
 
 
 def _index(job: Job, position: int) -> int | None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from supervisor.core.cpu_hold import CpuHold
-from supervisor.proxy.jobs import Part
 from supervisor.proxy.lane import Lane
+from supervisor.proxy.part import Part
 
 TICK: Final = 0.05  # s (behaviour.md 5)
 

@@ -6,7 +6,7 @@ Reads through `Peaks`, which is somebody else's; without one, or without a proce
 from typing import Final, Protocol
 
 from supervisor.core.part_memory import PartMemory
-from supervisor.proxy.jobs import Part
+from supervisor.proxy.part import Part
 
 # Seconds between two measurements where there is plenty of memory. (Each costs some 70 µs.)
 MEASURE_EVERY: Final = 0.1

@@ -1,5 +1,8 @@
 """The dispatcher in virtual time: whose rows share a part, when rows of several lengths wait."""
 
+import asyncio
+import random
+
 import orjson
 import pytest
 
@@ -226,3 +229,31 @@ def test_company_is_waited_for_only_where_padding_costs() -> None:
             sizing._cost[Inference.EMBEDDINGS].note(n % 32 + 1, 80, 0.008 + price * (n % 32 + 1) * 80)
     assert not free.padding_matters(Inference.EMBEDDINGS, Batch(32, 80))
     assert dear.padding_matters(Inference.EMBEDDINGS, Batch(32, 80))
+
+
+@pytest.mark.parametrize("window", [2, 4])
+async def test_many_requests_of_mixed_lengths_leave_in_parts_with_little_padding(window: int) -> None:
+    """16 clients with 32 rows of 50 to 90 characters each, again and again: the parts are full and nearly all text.
+
+    What is divided already gives rows of any of its lengths to others' parts, not only those that are next.
+    """
+    rng = random.Random(4)
+    async with world() as w:
+        w.order(32, window)
+        await learn(w)
+
+        async def client(number: int) -> None:
+            for turn in range(12):
+                asked = mixed(w, f"{chr(97 + number)}{turn}", *(rng.randint(50, 90) for _ in range(32)))
+                await asked
+                assert asked.right
+                w.check_lanes()
+
+        await asyncio.gather(*(client(number) for number in range(16)))
+        w.check_empty()
+        steady = w.workers[0].sent[16:-16]
+        text = sum(len(row) for sent in steady for row in sent.rows)
+        padded = sum(len(sent.rows) * max(map(len, sent.rows)) for sent in steady)
+        rows = sum(len(sent.rows) for sent in steady) / len(steady)
+        assert text / padded > 0.94, text / padded
+        assert rows > 30.5, rows

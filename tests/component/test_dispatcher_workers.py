@@ -7,9 +7,12 @@ import pytest
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.payload import Inference
 from supervisor.proxy.dispatcher import ServedModel
-from supervisor.proxy.jobs import WorkerLost
+from supervisor.proxy.jobs import Reply, WorkerLost
+from supervisor.proxy.lane import Lane
+from supervisor.proxy.part import Part
+from supervisor.proxy.pump import Pump
 from supervisor.proxy.refusals import Reason
-from tests.support.dispatching import Sent, lost, world
+from tests.support.dispatching import Sent, all_of, lost, world
 
 pytestmark = pytest.mark.looptime
 
@@ -470,3 +473,22 @@ async def test_trickle_lets_a_request_that_cant_be_split_pass_whole() -> None:
         w.order(4, 1, paused=True, trickle=1)
         await client
         assert [len(sent.rows) for sent in worker.sent] == [3]
+
+
+async def test_a_fault_of_ours_in_an_answer_is_answered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clients are told, whatever went wrong between the worker and them, and the next ones are served."""
+    async with world() as w:
+        w.up()
+        real = Pump._hand_out
+
+        def broken(self: Pump, lane: Lane, part: Part, reply: Reply) -> None:
+            monkeypatch.setattr(Pump, "_hand_out", real)
+            raise KeyError("length")
+
+        monkeypatch.setattr(Pump, "_hand_out", broken)
+        w.order(2, 1)
+        first, second = w.ask(rows=2), w.ask(rows=2)
+        await all_of(first, second)
+        assert first.refusal.reason is Reason.INTERNAL
+        assert second.right
+        w.check_empty()

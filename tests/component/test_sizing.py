@@ -14,7 +14,8 @@ from supervisor.core.fair_queue import Priority
 from supervisor.core.model import LaneOrders
 from supervisor.core.payload import Inference, understand
 from supervisor.proxy.admission import Admission, QueueLimits
-from supervisor.proxy.jobs import Asker, Job, Part, Reply
+from supervisor.proxy.jobs import Asker, Job, Reply
+from supervisor.proxy.part import Part
 from supervisor.proxy.refusals import Refusal
 from supervisor.proxy.sizing import Sizing
 

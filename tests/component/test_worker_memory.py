@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from supervisor.core.part_memory import MIB, PartMemory
-from supervisor.proxy.jobs import Part
+from supervisor.proxy.part import Part
 from supervisor.proxy.worker_memory import MEASURE_EVERY, WorkerMemory
 
 

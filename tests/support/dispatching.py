@@ -295,9 +295,9 @@ class World:
             assert lane.queue.inputs == sum(job.waiting_inputs for job in jobs)
             lengths: dict[Key, int] = {}
             for job in jobs:
-                for piece in job.waiting if job.key else ():
+                for piece in job.waiting if job.kind else ():
                     for at in range(piece.start, piece.stop):
-                        key = Key(job.key.kind, length_class(job.plan.longest(at, at + 1)))
+                        key = Key(job.kind, length_class(job.plan.longest(at, at + 1)))
                         lengths[key] = lengths.get(key, 0) + 1
             assert {key: n for kind in lane.queue._lengths for key, n in lane.queue.nearest(Key(kind, 0))} == lengths
             assert lane.queue.bytes == sum(job.place.bytes for job in jobs)
