@@ -53,11 +53,11 @@ def file_name(model: str) -> str:
     return f"{name}.log"
 
 
-def clean_line(line: bytes, secret: str = "") -> str:
-    """One line of output as text that can't start a line of its own or command a terminal, without the secret."""
+def clean_line(line: bytes, *secrets: str) -> str:
+    """One line of output as text that can't start a line of its own or command a terminal, without the secrets."""
     cut = len(line) > LINE_CAP
     text = line[:LINE_CAP].decode("utf-8", "replace")
-    if secret:
+    for secret in secrets:
         text = text.replace(secret, "***")
     text = _ESCAPES.sub("", text).replace("\t", "    ").rstrip()
     text = printable(_RULES.sub(r"\1\1\1", _PADDING.sub("  ", text)))
@@ -106,17 +106,17 @@ class Tail:
     """Reads what one worker appends from now on; `look` takes the new lines into our log.
 
     `written` counts every byte seen, `last` holds the newest lines, `interval` is how often `follow` looks (seconds).
-    `silent`: somebody else's tail of the same file tells our log.
+    `silent`: somebody else's tail of the same file tells our log. `secrets` are never told.
     """
 
-    def __init__(self, model: str, file: OutputFile, secret: str = "", interval: float = 0.5) -> None:
+    def __init__(self, model: str, file: OutputFile, secret: str | None = None, interval: float = 0.5) -> None:
         self.interval = interval
         self.last: deque[str] = deque(maxlen=LINES_KEPT)
         self.written = 0
         self.silent = False
         self._model = model
         self._file = file
-        self._secret = secret
+        self.secrets = set() if secret is None else {secret}
         self._offset = file.size()
         self._rest = b""
         self._still = 0
@@ -176,7 +176,7 @@ class Tail:
         self._rest = rest
         for line in lines:
             if line.strip():
-                self._tell(clean_line(line, self._secret))
+                self._tell(clean_line(line, *self.secrets))
 
     def _tell(self, line: str) -> None:
         if _ACCESS.match(line):  # would push a worker's last words out of `last`, and everything else out of the log

@@ -68,7 +68,7 @@ class Run:
             instance = Instance.launch(self._spec(), self._around)
         else:
             instance = Instance.adopt(self._spec(), self._around, record)
-        self._take(instance)
+        self._take(instance, "worker_found" if instance.adopted else "worker_started")
         return instance
 
     async def serve(self, instance: Instance) -> tuple[Instance, Fault | None]:
@@ -126,6 +126,8 @@ class Run:
         if self.successor is None:
             self._standing.show(reason=f"goes on until its next process is ready ({cause})")
             self.successor = Successor(self._spec(), self._around, cause, self._orders.nudge)
+            if self.instance is not None and self.successor.instance is not None:
+                self.instance.tail.secrets.add(self.successor.instance.endpoint.api_key)
 
     async def succeeded(self) -> None:
         """Wait until the successor has taken over; WorkerError when it does not."""
@@ -160,7 +162,7 @@ class Run:
         self.lane.detach(killed=instance.process.exited.is_set() and instance.killed)
         successor.hand_out()
         self.successor = None
-        self._take(new)  # 3
+        self._take(new, "worker_succeeded")  # 3
         try:
             self._serving(new, successor.ready, successor.seconds)
             self._standing.show(reason=None)
@@ -177,12 +179,12 @@ class Run:
     def _is_called(self) -> bool:
         return self._orders.run_is_over or (self.successor is not None and self.successor.settled)
 
-    def _take(self, instance: Instance) -> None:
+    def _take(self, instance: Instance, event: str) -> None:
         """This process is the model's from now on."""
         process, port = instance.process, instance.endpoint.port
         self.instance = instance
         self._standing.show(pid=process.pid, pgid=process.pgid, port=port)
-        log.info("worker_found" if instance.adopted else "worker_started", model=self._name, pid=process.pid, port=port)
+        log.info(event, model=self._name, pid=process.pid, port=port)
 
     def _serving(self, instance: Instance, endpoint: Endpoint, seconds: float) -> None:
         """It became ready: requests may go to it."""

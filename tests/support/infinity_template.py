@@ -183,6 +183,8 @@ def become_infinity(request: dict[str, Any]) -> None:
     cli = importlib.import_module("infinity_emb.cli").cli
     if mark := os.environ.get("TEST_POISON"):
         poison(mark)
+    if mark := os.environ.get("TEST_LEAK"):
+        leak(mark)
     sys.exit(cli())
 
 
@@ -194,6 +196,19 @@ def poison(mark: str) -> None:
     def encode_core(self: Any, features: Any) -> Any:
         if any(mark in text for text in features):
             raise RuntimeError("DefaultCPUAllocator: the forward pass failed for a test")
+        return encode(self, features)
+
+    module.DummyTransformer.encode_core = encode_core
+
+
+def leak(mark: str) -> None:
+    """Have the debug engine's forward pass keep 64 MB for each text with this mark."""
+    module = importlib.import_module("infinity_emb.transformer.embedder.dummytransformer")
+    encode = module.DummyTransformer.encode_core
+    kept = []
+
+    def encode_core(self: Any, features: Any) -> Any:
+        kept.extend(bytearray(b"x") * (64 << 20) for text in features if mark in text)
         return encode(self, features)
 
     module.DummyTransformer.encode_core = encode_core
