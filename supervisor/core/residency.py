@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from supervisor.core.eviction import Cause, Unload, for_cleanup, for_pressure
 from supervisor.core.loading import Load, Refuse, Step, plan_loads
-from supervisor.core.look import Look
+from supervisor.core.look import Look, reserved
 from supervisor.core.model import LIVE_STATES, ModelState, ModelView, Rung
 from supervisor.core.policy import ResidencyPolicy
 from supervisor.core.recycling import Recycle, Recycling
@@ -138,6 +138,20 @@ class ModelMemoryManager:
     def external_pressure(self) -> bool:
         """Whether memory, or that of a GPU, is filled by others than us, so that nothing more is unloaded for it."""
         return self._external
+
+    def reserved(self, device: str) -> int:
+        """The bytes of a room that loads under way were still going to take at the last call."""
+        return reserved(self._residents.values(), device)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process was loading, leaving, or waiting to be loaded at the last call."""
+
+        def moves(resident: Resident) -> bool:
+            waits = resident.waits and not resident.holds_place
+            return resident.is_loading or resident.leaves or waits or resident.view.successor_bytes is not None
+
+        return any(map(moves, self._residents.values()))
 
     def stats(self) -> MemoryStats:
         """Models known and in memory, and what they hold (GB of 10^9 bytes)."""
