@@ -22,6 +22,7 @@ from supervisor.core.plan import Planner, hands_off, host_rung
 from supervisor.core.policy import Policy
 from supervisor.core.residency import Cause, Load, ModelMemoryManager, Recycle, Refuse, Step, Unload
 from supervisor.core.sentences import Action
+from supervisor.core.spare import SPARE, DropSpare, MakeSpare, SpareRule, SpareView
 from supervisor.journal import Decision, Journal
 from supervisor.ports import Lanes, Model, Sampler, Workers
 
@@ -66,6 +67,7 @@ class Controller:
         self.ladder = Ladder(policy.thresholds)
         self.batch = BatchSizeController(policy.batch)
         self.residency = ModelMemoryManager(policy.residency)
+        self.spare = SpareRule()
         self.planner = Planner()
         self.headroom = Headroom()
         self.drills = Drills()
@@ -186,7 +188,7 @@ class Controller:
         if self.sample is None:
             return
         if now - self._used_at >= USE_INTERVAL - RAW_INTERVAL / 2:
-            use = self.sampler.worker_use(world.process_groups(self.workers.views()), now)
+            use = self.sampler.worker_use(world.process_groups(self.workers.views(), self.workers.spare), now)
             self._own_cpu = world.own_cpu_percent(self.use, use, now - self._used_at, self.sample.cores)
             self.use, self._used_at = use, now
         if self.operator_pause is not None and now >= self.operator_pause:
@@ -213,8 +215,9 @@ class Controller:
         for view in views:
             if view.state in (ModelState.READY, ModelState.FAILED):
                 self.unwant(view.name)
-        pressure = world.pressure(self.policy, self.assessment, self.sample, self.orders)
-        for step in self.residency.steps(views, pressure, self.clock()):
+        pressure = world.pressure(self.policy, self.assessment, self.sample, self.orders, self.use)
+        spare = SpareView() if self.policy.observe else self.workers.spare
+        for step in self.spare.steps(spare, self.use.get(SPARE), self.residency, views, pressure, self.clock()):
             self._act(step)
 
     def model_views(self) -> list[ModelView]:
@@ -295,7 +298,7 @@ class Controller:
             self.orders = self.headroom.put(orders, sample, memory, views, self.use, drilled)
         self.lanes.set_orders(self.orders)
 
-    def _act(self, step: Step | Recycle) -> None:
+    def _act(self, step: Step | Recycle | MakeSpare | DropSpare) -> None:
         match step:
             case Load(model, why):
                 self.decide(Action.LOAD, target=model, why=why)
@@ -319,6 +322,12 @@ class Controller:
                 self.decide(Action.REFUSE, target=model, why=why)
                 self.refusals[model] = why
                 self.lanes.refuse_waiting(model, why, REFUSED_RETRY)
+            case MakeSpare(why):
+                self.decide(Action.SPARE, why=why)
+                self.workers.request_spare()
+            case DropSpare(why):
+                self.decide(Action.SPARE_DROPPED, why=why)
+                self.workers.drop_spare(why)
 
     def _reading(self, signal: Signal | None, rung: Rung = Rung.UNLOAD) -> dict[str, object]:
         state = self.assessment.signals.get(signal) if self.assessment and signal else None

@@ -310,6 +310,7 @@ class Daemon:
 
     async def _go_on_as_new(self) -> None:
         """Run the program anew, as this process; returns when that failed, or a stop came first: then it ends."""
+        await self.pool.end_spare()
         handing_over = self.proxy.hand_over(self.settings.infinity.drain_timeout)
         try:
             await self._upgrade.carry_out(handing_over, self._stop)

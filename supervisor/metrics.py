@@ -226,6 +226,12 @@ class StatusGauges(prometheus_client.registry.Collector):
         yield gauge("batch_size", "Inputs in a part, at most.", (), [([], status.get("batch", {}).get("size"))])
         yield gauge("queue_requests", "Requests that wait.", (), [([], status.get("queue", {}).get("requests"))])
         yield gauge(
+            "spare_memory_bytes",
+            "Memory of the warm spare; absent while there is none.",
+            (),
+            [([], status.get("spare", {}).get("memory_bytes"))],
+        )
+        yield gauge(
             "model_state",
             "1 for the state that the model's worker is in, 0 for the others.",
             ("model", "state"),

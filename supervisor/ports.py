@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from supervisor.core.model import ModelState, Orders, Sample, WorkerUse
+from supervisor.core.spare import SpareView
 
 
 class Sampler(Protocol):
@@ -68,12 +69,16 @@ class WorkerView(Protocol):
 
 
 class Workers(Protocol):
-    """The worker processes; requests are idempotent and return at once."""
+    """The worker processes, and the warm spare; all requests are idempotent and return at once."""
 
     def views(self) -> Mapping[str, WorkerView]: ...
     def request_ready(self, name: str) -> None: ...
     def request_stop(self, name: str, cause: str) -> None: ...
     def request_restart(self, name: str, cause: str, beside: bool) -> None: ...
+    @property
+    def spare(self) -> SpareView: ...
+    def request_spare(self) -> None: ...
+    def drop_spare(self, why: str) -> None: ...
 
 
 class Model(Protocol):

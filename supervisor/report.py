@@ -6,6 +6,7 @@ from typing import Any
 from supervisor import __version__, world
 from supervisor.controller import Controller
 from supervisor.core.model import GpuDevice, Known, LaneOrders, Missing, Reading, Rung, Signal
+from supervisor.core.spare import SPARE
 from supervisor.ports import Demand, Model, WorkerView
 
 
@@ -46,6 +47,7 @@ def status(
             "oldest_s": round(max((d.oldest_wait_s for d in queued), default=0.0), 3),
         },
         "models": models(controller, demand, infinity),
+        "spare": spare(controller),
         **notes,
     }
 
@@ -98,6 +100,18 @@ def models(
         for model in controller.models
         if model.name in views
     ]
+
+
+def spare(controller: Controller) -> dict[str, Any]:
+    """The warm spare: its process, what it holds, or why there is none."""
+    view = controller.workers.spare
+    use = controller.use.get(SPARE) if view.pid is not None else None
+    return {
+        "state": view.state.value,
+        "pid": view.pid,
+        "memory_bytes": use.memory_bytes if use else None,
+        "reason": view.reason,
+    }
 
 
 def _own_word(reading: Reading | None) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
             drain_timeout=infinity.drain_timeout,
             stop_timeout=infinity.stop_timeout,
             stall_timeout=infinity.stall_timeout,
+            warm_spare=infinity.warm_spare,
         )
         for model in settings.models
     )

@@ -10,6 +10,7 @@ from supervisor.core.model import ModelState, ModelView, Orders, Rung, Sample, S
 from supervisor.core.plan import signal_rung
 from supervisor.core.policy import Policy
 from supervisor.core.residency import Pressure
+from supervisor.core.spare import SPARE, SpareView
 from supervisor.ports import Demand, Model, WorkerView
 
 # A model on a GPU that NVML does not show (yet): no device's memory is known for it.
@@ -31,9 +32,9 @@ def device_of(model: Model, sample: Sample | None) -> str:
     return UNSEEN_GPU
 
 
-def process_groups(workers: Mapping[str, WorkerView]) -> Mapping[str, int]:
-    """The process groups of all workers, and of those that are to take their places, under names of their own."""
-    groups = {name: view.pgid for name, view in workers.items()}
+def process_groups(workers: Mapping[str, WorkerView], spare: SpareView) -> Mapping[str, int]:
+    """The process groups of all workers; of the spare and of successors under names that no model has."""
+    groups = {SPARE: spare.pgid} | {name: view.pgid for name, view in workers.items()}
     groups |= {_successor(name): view.successor_pgid for name, view in workers.items()}
     return {name: pgid for name, pgid in groups.items() if pgid is not None}
 
@@ -95,11 +96,13 @@ def _view(
     )
 
 
-def pressure(policy: Policy, assessment: Assessment, sample: Sample, orders: Orders) -> Pressure:
-    """How memory presses on the models in it."""
+def pressure(
+    policy: Policy, assessment: Assessment, sample: Sample, orders: Orders, use: Mapping[str, WorkerUse]
+) -> Pressure:
+    """How memory presses on the models in it. What the warm spare holds is as good as free: it goes, or becomes one."""
     memory, gpu = policy.thresholds[Signal.MEMORY], policy.thresholds[Signal.GPU_MEMORY]
     return Pressure(
-        memory_used=sample.memory_used,
+        memory_used=max(0, sample.memory_used - (use[SPARE].memory_bytes if SPARE in use else 0)),
         memory_limit=sample.memory_limit,
         fit_percent=memory.shrink,
         last_fit_percent=memory.unload,

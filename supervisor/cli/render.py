@@ -18,6 +18,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         *((name, _signal(entry)) for name, entry in status["signals"].items() if entry),
         ("batch", f"{batch['size']}  ({batch['min']} to {batch['max']}, adjusted {batch['adjustments']} times)"),
         ("queue", _queue(queue)),
+        *_spare(status["spare"]),
     ]
     lines = [
         f"infinity-supervisor {status['version']}, up {duration(status['uptime_s'])}, {status['mode']}",
@@ -76,6 +77,13 @@ def _queue(queue: Mapping[str, Any]) -> str:
         return "empty"
     size, oldest = byte_size(queue["bytes"]), duration(queue["oldest_s"])
     return f"{queue['requests']} requests, {queue['inputs']} inputs, {size}, oldest {oldest}"
+
+
+def _spare(spare: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The warm spare, where one is wanted."""
+    words = [str(spare["state"]), *([byte_size(spare["memory_bytes"])] if spare["memory_bytes"] else [])]
+    reason = f"  ({spare['reason']})" if spare["reason"] else ""
+    return [] if words == ["off"] and not reason else [("spare", ", ".join(words) + reason)]
 
 
 def _models(models: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -99,6 +99,11 @@ class InfinitySettings(Section):
     """Seconds in which a worker that has work finishes nothing, until it is asked a canary; a dead one is killed and
     restarted within 15 more, a busy one gets 10 times as long. Default 30."""
 
+    warm_spare: bool = False
+    """Keep one Infinity that has imported everything and has no model: the next load begins with it and takes a second
+    or two, not 20. It costs the memory of the imports, and goes first when memory is short. Only where `command` names
+    Infinity's own script, not a wrapper. Default false."""
+
 
 class ModelSettings(Section):
     """One model: what clients call it, and how its Infinity is started."""

@@ -22,6 +22,8 @@ class Action(StrEnum):
     RESTART = "restart"
     RECYCLE = "recycle"  # a restart only to get memory back
     REFUSE = "refuse"  # a load that cannot be
+    SPARE = "spare"  # a warm spare is made
+    SPARE_DROPPED = "spare_dropped"
     PAUSE = "pause"  # by an operator; target: for how long, None = until resumed
     RESUME = "resume"
     DRILL = "drill"  # target: what is injected, and for how long
@@ -40,6 +42,8 @@ _HEADS = {
     Action.RESTART: "restart {target}",
     Action.RECYCLE: "restart {target} to get its memory back",
     Action.REFUSE: "load of {target} refused",
+    Action.SPARE: "warm spare made",
+    Action.SPARE_DROPPED: "warm spare given up",
     Action.PAUSE: "paused by the operator",
     Action.RESUME: "operator's pause ended",
     Action.DRILL: "drill: {target}",

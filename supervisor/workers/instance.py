@@ -22,6 +22,7 @@ from supervisor.workers.process import AdoptedProcess, Process
 from supervisor.workers.progress import standstill
 from supervisor.workers.readiness import NotReady, canary, until_ready
 from supervisor.workers.records import Record, boot_id
+from supervisor.workers.spare import Spare
 from supervisor.workers.surroundings import Surroundings
 from supervisor.workers.watchdog import until_dead
 
@@ -80,30 +81,35 @@ class Instance:
         self._remember()
 
     @classmethod
-    def launch(cls, spec: WorkerSpec, around: Surroundings) -> "Instance":
-        """Start a worker; NotReady when that is impossible, and then nothing of it is left."""
+    def launch(cls, spec: WorkerSpec, around: Surroundings, spare: Spare | None = None) -> "Instance":
+        """Start a worker, from a spare if there is one; NotReady when that can't be, and then nothing of it is left."""
         try:
-            return cls._launch(spec, around)
+            return cls._launch(spec, around, spare)
         except OSError as error:
+            if spare is not None:
+                spare.close()
             what = error.filename or spec.command[0]
             raise NotReady(f"cannot be started: {what}: {error.strerror or error}") from error
 
     @classmethod
-    def _launch(cls, spec: WorkerSpec, around: Surroundings) -> "Instance":
+    def _launch(cls, spec: WorkerSpec, around: Surroundings, spare: Spare | None) -> "Instance":
         port = free_port(around.taken)
-        api_key = secrets.token_urlsafe(32)
-        env = environment(spec, around.environ, api_key, around.log_dir)
+        api_key = secrets.token_urlsafe(32) if spare is None else spare.api_key
+        argv, env = command_line(spec, port), environment(spec, around.environ, api_key, around.log_dir)
         output = OutputFile(around.log_dir, spec.name)
-        group = around.subtree.worker_group(spec.name)
+        group = around.subtree.worker_group(spec.name) if spare is None else spare.group
         try:
             tail = Tail(spec.name, output, secret=api_key, interval=_LOOK_OFTEN)
-            process = Process.spawn(command_line(spec, port), env, output.fd)
+            process = Process.spawn(argv, env, output.fd) if spare is None else spare.process
         except BaseException:
             output.close()
             around.subtree.ended(group)
             raise
         group.place(process)
-        return cls(spec, around, process, Endpoint(spec.name, HOST, port, api_key), output, tail, group)
+        instance = cls(spec, around, process, Endpoint(spec.name, HOST, port, api_key), output, tail, group)
+        if spare is not None:  # only now: it is recorded
+            spare.become(argv, env, output.fd)
+        return instance
 
     @classmethod
     def adopt(cls, spec: WorkerSpec, around: Surroundings, record: Record) -> "Instance":

@@ -41,7 +41,7 @@ class WorkerSpec:
 
     `device_id` picks the GPU (UUID or index in PCI order) unless the device is "cpu". `args` are passed as they are.
     `stall_timeout` is without any answer while it has work. `cpu_held`: a CPU hold counts what its threads use, waiting
-    included.
+    included. `warm_spare`: it may be started from a process that has imported everything (`workers.spare`).
     """
 
     name: str
@@ -58,9 +58,10 @@ class WorkerSpec:
     drain_timeout: float = 30.0
     stop_timeout: float = 10.0
     stall_timeout: float = 30.0
+    warm_spare: bool = False
 
     def launch_key(self) -> tuple[object, ...]:
-        """What must be equal for a running worker to be kept on a reload: all but time-outs, batch size and CPU hold.
+        """What must be equal for a running worker to be kept on a reload: not time-outs, batch size, CPU hold, spare.
 
         The dispatcher bounds parts by the batch size in force, so a worker started with another one serves as well; so
         does one whose threads wait as they would without a hold.

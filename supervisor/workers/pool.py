@@ -10,11 +10,14 @@ from pathlib import Path
 
 import aiohttp
 
+from supervisor.core.model import LIVE_STATES
+from supervisor.core.spare import SpareView
 from supervisor.errors import UnknownModel
 from supervisor.workers.cgroup import Subtree
 from supervisor.workers.lane import LaneControl
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.records import Records, sweep
+from supervisor.workers.spare import SpareKeeper
 from supervisor.workers.surroundings import Hooks, Surroundings, WorkerView
 from supervisor.workers.worker import Worker
 
@@ -40,16 +43,19 @@ class WorkerPool:
         subtree: Subtree | None = None,
     ) -> None:
         self._session: aiohttp.ClientSession | None = None
+        environ, subtree = os.environ if environ is None else environ, subtree or Subtree("nobody asked for one")
+        self._spare = SpareKeeper(environ, log_dir, subtree, on_change)
         self._around = Surroundings(
             log_dir=log_dir,
-            environ=os.environ if environ is None else environ,
+            environ=environ,
             lanes=dispatcher,
             hooks=hooks,
             on_change=on_change,
             session=self._http,
             records=records,
             taken=set(),
-            subtree=subtree or Subtree("nobody asked for one"),
+            subtree=subtree,
+            spare=self._spare,
         )
         self._workers = {spec.name: Worker(spec, self._around) for spec in specs}
         self._retired: dict[str, Worker] = {}  # removed by a reload, still ending
@@ -71,12 +77,18 @@ class WorkerPool:
         if records is not None:
             for record in left:
                 records.remove(record.pid)
+        self._spare.configure([worker.spec for worker in self._workers.values()])
         for worker in self._workers.values():
             worker.start()
 
     def views(self) -> Mapping[str, WorkerView]:
         """Every worker as it is now, in configured order; those a reload removed are not among them."""
         return {name: worker.view() for name, worker in self._workers.items()}
+
+    @property
+    def spare(self) -> SpareView:
+        """The warm spare as it is now."""
+        return self._spare.view()
 
     # -- orders: fire and forget, idempotent ------------------------------------------------------------------------
 
@@ -97,6 +109,14 @@ class WorkerPool:
     def forgive(self, name: str) -> None:
         """Forget a model's crashes: it is no longer failed, and not in back-off, when this returns."""
         self._worker(name).forgive()
+
+    def request_spare(self) -> None:
+        """Have a warm spare made, rather for a model at rest than for one that runs."""
+        self._spare.make(sorted(self._workers, key=lambda name: self._workers[name].state in LIVE_STATES))
+
+    def drop_spare(self, why: str) -> None:
+        """Have the warm spare killed, if there is one."""
+        self._spare.drop(why)
 
     # -- outcomes ---------------------------------------------------------------------------------------------------
 
@@ -145,9 +165,14 @@ class WorkerPool:
             removed = [worker for name, worker in self._workers.items() if name not in wanted]
             self._workers = {name: self._workers.get(name) or self._new(spec) for name, spec in wanted.items()}
             self._retired = {worker.name: worker for worker in removed}
+            self._spare.configure(specs)
             changed = [worker for worker in self._workers.values() if worker.respec(wanted[worker.name])]
             await asyncio.gather(*(w.retire("removed") for w in removed), *(w.gone() for w in changed))
             self._retired = {}
+
+    async def end_spare(self) -> None:
+        """End the warm spare for good: what runs in our place next could not reap it."""
+        await self._spare.close()
 
     async def shutdown(self) -> None:
         """Drain and stop every worker, side by side; nothing is left when this returns. Called again: hurries."""
@@ -163,7 +188,7 @@ class WorkerPool:
             worker.hurry()
 
     async def _close(self) -> None:
-        await asyncio.gather(*(worker.retire("shutdown") for worker in self._all()))
+        await asyncio.gather(self._spare.close(), *(worker.retire("shutdown") for worker in self._all()))
         if self._session is not None:
             await self._session.close()
             self._session = None

@@ -52,14 +52,19 @@ class Process:
         self._loop.add_reader(pidfd, self._on_exit)
 
     @classmethod
-    def spawn(cls, argv: Sequence[str], env: Mapping[str, str], output: int, cwd: Path | None = None) -> "Process":
+    def spawn(
+        cls,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        output: int,
+        cwd: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> "Process":
         """Start a program with its output going to the descriptor `output`; OSError when it can't be started.
 
         Nothing of it is left when this raises. It inherits no other descriptor of ours.
         """
-        popen = subprocess.Popen(
-            argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd, process_group=0
-        )
+        popen = subprocess.Popen(argv, env=env, stdin=stdin, stdout=output, stderr=output, cwd=cwd, process_group=0)
         pidfd = -1
         try:
             pidfd = os.pidfd_open(popen.pid)

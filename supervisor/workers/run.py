@@ -55,8 +55,8 @@ class Run:
         self._on_serving = on_serving
         self._succeeded = Waits()
 
-    def begin(self) -> Instance:
-        """A process: the successor of the one that failed, one that was found, or a new one; else NotReady."""
+    async def begin(self) -> Instance:
+        """A process: the successor of one that failed, one that was found, a spare, or a new one; else NotReady."""
         record, self.found = self.found, None
         successor, instance = self.successor, None
         if successor is not None and successor.spec.launch_key() == self._spec().launch_key():
@@ -65,7 +65,8 @@ class Run:
         if instance is not None:
             instance.is_alone()
         elif record is None:
-            instance = Instance.launch(self._spec(), self._around)
+            spare = await self._around.spare.take(self._spec)
+            instance = Instance.launch(self._spec(), self._around, spare)
         else:
             instance = Instance.adopt(self._spec(), self._around, record)
         self._take(instance, "worker_found" if instance.adopted else "worker_started")

@@ -11,6 +11,7 @@ from supervisor.core.model import ModelState
 from supervisor.workers.cgroup import Subtree
 from supervisor.workers.lane import LaneControl
 from supervisor.workers.records import Records
+from supervisor.workers.spare import SpareKeeper
 
 
 class Hooks(Protocol):
@@ -64,3 +65,4 @@ class Surroundings:
     records: Records | None
     taken: set[int]
     subtree: Subtree
+    spare: SpareKeeper

@@ -80,7 +80,7 @@ class Worker:
         if not self._orders.wanted:
             return
         self._orders.wanted = False
-        if self._run.instance is not None:
+        if self._runs:
             self._orders.end(Ending(cause, restart=False))
         self._orders.nudge()
         self._ready_waits.answer(WorkerError(f"{self.name} was stopped meanwhile ({cause})"))
@@ -138,8 +138,8 @@ class Worker:
         await self._run.succeeded()
 
     async def gone(self) -> None:
-        """Wait until nothing is left of the process that runs now, if there is one."""
-        if self._run.instance is not None:
+        """Wait until nothing is left of the process that runs now, or is about to, if there is one."""
+        if self._runs:
             await self._gone_waits.wait()
 
     async def retire(self, cause: str) -> None:
@@ -175,7 +175,7 @@ class Worker:
         self._move(S.STARTING, self._standing.view.reason if again else None)
         fault: Fault | None = None
         try:
-            instance = self._run.begin()  # 1
+            instance = await self._run.begin()  # 1
             instance, fault = await self._run.serve(instance)  # 2
             await self._run.end(instance, fault)  # 3
         except asyncio.CancelledError:
@@ -238,6 +238,11 @@ class Worker:
             await self._orders.until(lambda: self.state is not S.BACKOFF, max(0.0, left))
 
     # -- helpers ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _runs(self) -> bool:
+        """Whether there is a process, or is about to be one."""
+        return self._run.instance is not None or self.state is S.STARTING
 
     def _died(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:  # never, or the mistake is ours

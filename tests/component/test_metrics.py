@@ -33,6 +33,7 @@ CONTRACT = {
     "model_unloads_total": {"model", "cause"},
     "worker_restarts_total": {"model", "cause"},
     "model_memory_bytes": {"model"},
+    "spare_memory_bytes": set(),
     "model_load_seconds": {"model"},
 }
 
@@ -195,6 +196,7 @@ def test_gauges_follow_the_last_status(metrics: Metrics) -> None:
     assert rungs == {"normal": 0, "warn": 0, "shrink": 0, "pause": 1, "unload": 0}
     assert value(metrics, "batch_size") == 14
     assert value(metrics, "queue_requests") == 12
+    assert value(metrics, "spare_memory_bytes") == 367001600
     states = {state: value(metrics, "model_state", model="minilm", state=state.value) for state in ModelState}
     assert states == {state: float(state is ModelState.READY) for state in ModelState}
     assert value(metrics, "model_memory_bytes", model="minilm") == 660602880

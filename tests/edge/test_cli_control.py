@@ -43,6 +43,7 @@ def test_status_is_one_look(served: ServedAdmin) -> None:
         "gpu_memory         -  no NVML library\n"
         "batch       14  (1 to 32, adjusted 1 times)\n"
         "queue       12 requests, 340 inputs, 80.0 KiB, oldest 4.2 s\n"
+        "spare       warm, 350 MiB\n"
         "\n"
         "MODEL                      STATE     PID   MEMORY    BATCH  IN FLIGHT  IDLE   USES  LOADS  NOTE\n"
         "minilm                     ready     4711  630 MiB   14     0          3.2 s  17    1      pinned\n"
@@ -57,14 +58,18 @@ def test_status_in_other_states() -> None:
     document: dict[str, Any] = status()
     document.update(rung="normal", paused=False, reason=None, models=[])
     document["queue"].update(requests=0)
+    document["spare"].update(state="off", memory_bytes=None)
     document["signals"]["memory"] = {"percent": None, "rung": "shrink", "missing": "can't read /proc/meminfo"}
     text = status_text(document)
     assert "rung        normal\ngate        open\n" in text
     assert "can't read /proc/meminfo (taken as shrink)" in text
     assert "queue       empty\n" in text
+    assert "spare" not in text
     assert text.endswith("no models are configured")
     document.update(paused=True, reason="operator", models=[model("a", "stopped", restarts=3)])
+    document["spare"].update(reason="infinity_emb is not found")
     text = status_text(document)
+    assert "spare       off  (infinity_emb is not found)\n" in text
     assert "gate        closed by the operator" in text
     assert "3 restarts" in text
 

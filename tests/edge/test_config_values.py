@@ -90,6 +90,7 @@ DEFAULTS: dict[str, Any] = {
         "drain_timeout": 30,
         "stop_timeout": 10,
         "stall_timeout": 30,
+        "warm_spare": False,
     },
     "models": [],
     "proxy": {

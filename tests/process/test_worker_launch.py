@@ -115,7 +115,7 @@ def test_only_some_settings_need_a_new_process() -> None:
         "env": {"A": "b"},
         "command": ("other",),
     }
-    live = {"batch_size": 5, "cpu_held": True}
+    live = {"batch_size": 5, "cpu_held": True, "warm_spare": True}
     live |= {f"{what}_timeout": 1.0 for what in ("start", "drain", "stop", "stall")}
     assert set(other) | set(live) == {field.name for field in fields(WorkerSpec)}
     for name, value in other.items():

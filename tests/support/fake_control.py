@@ -38,6 +38,7 @@ def status() -> Json:
             model("BAAI/bge-small-en-v1.5", "starting", pid=4712, memory_bytes=1258291200, paused=True),
             model("<script>alert(1)</script>", "failed", reason='last words: "\x1b[31mKeyError\x1b[0m: <b>x</b>"'),
         ],
+        "spare": {"state": "warm", "pid": 4713, "memory_bytes": 367001600, "reason": None},
         "last_reload": None,
     }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from supervisor.controller import Controller
 from supervisor.core.model import Known, Missing, ModelState, Orders, Reading, Sample, Signal, WorkerUse
 from supervisor.core.policy import BatchPolicy, Policy, ResidencyPolicy, Thresholds
+from supervisor.core.spare import SpareState, SpareView
 from supervisor.journal import Journal
 
 GIB = 1024**3
@@ -93,11 +94,12 @@ class FakeView:
 
 @dataclass
 class FakeWorkers:
-    """Workers that are ready, or gone, at once; `asked` has what was asked for."""
+    """Workers that are ready, or gone, at once, and a spare likewise; `asked` has what was asked for."""
 
     state: dict[str, FakeView]
     asked: list[tuple[str, ...]] = field(default_factory=list)
     obey: bool = True
+    spare: SpareView = field(default_factory=SpareView)
 
     def views(self) -> Mapping[str, FakeView]:
         """As they are."""
@@ -118,6 +120,16 @@ class FakeWorkers:
     def request_restart(self, name: str, cause: str, beside: bool) -> None:
         """Noted."""
         self.asked.append(("restart", name, cause, "beside" if beside else "after"))
+
+    def request_spare(self) -> None:
+        """Warm at once."""
+        self.asked.append(("spare",))
+        self.spare = SpareView(SpareState.WARM, pid=9, pgid=9, fits=frozenset(self.state))
+
+    def drop_spare(self, why: str) -> None:
+        """Gone at once."""
+        self.asked.append(("drop spare",))
+        self.spare = SpareView(SpareState.ABSENT)
 
 
 class House:
