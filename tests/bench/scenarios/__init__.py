@@ -1,7 +1,7 @@
 """All scenarios, in the order in which they run: those with the same set-up follow each other and share its start."""
 
 from tests.bench.scenario import Scenario
-from tests.bench.scenarios import big, growing, held, hold, leave, overload, small
+from tests.bench.scenarios import big, growing, held, hold, leave, overload, small, spare
 
 SCENARIOS: tuple[Scenario, ...] = (
     *small.DEBUG,
@@ -13,5 +13,6 @@ SCENARIOS: tuple[Scenario, ...] = (
     *overload.SCENARIOS,
     *held.SCENARIOS,
     *growing.SCENARIOS,
+    *spare.SCENARIOS,
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
