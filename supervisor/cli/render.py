@@ -7,6 +7,8 @@ from typing import Any
 from supervisor.core.display import NONE, byte_size, duration, percentage, printable
 
 _COLUMNS = ("MODEL", "STATE", "PID", "MEMORY", "BATCH", "IN FLIGHT", "IDLE", "USES", "LOADS", "NOTE")
+# Characters of a model's reason that the table shows: two lines of a terminal.
+_REASON_MOST = 160
 
 
 def status_text(status: Mapping[str, Any]) -> str:
@@ -95,7 +97,7 @@ def _models(models: Sequence[Mapping[str, Any]]) -> list[str]:
 def _model(model: Mapping[str, Any]) -> list[str]:
     notes = [word for word in ("pinned", "paused") if model.get(word)]
     notes += [f"{model['restarts']} restarts"] if model["restarts"] else []
-    notes += [str(model["reason"])] if model["reason"] else []
+    notes += [_shortened(str(model["reason"]))] if model["reason"] else []
     return [
         str(model["name"]),
         str(model["state"]),
@@ -108,6 +110,11 @@ def _model(model: Mapping[str, Any]) -> list[str]:
         str(model["loads"]),
         "; ".join(notes),
     ]
+
+
+def _shortened(reason: str) -> str:
+    """What is wrong stands first; a worker's last words follow, which `logs` has as well."""
+    return reason if len(reason) <= _REASON_MOST else f"{reason[:_REASON_MOST]}… (more by `logs` and `status --json`)"
 
 
 def _width(text: str) -> int:

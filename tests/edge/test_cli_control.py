@@ -72,6 +72,9 @@ def test_status_in_other_states() -> None:
     assert "spare       off  (infinity_emb is not found)\n" in text
     assert "gate        closed by the operator" in text
     assert "3 restarts" in text
+    document["models"] = [model("a", "failed", reason="why: " + "last words " * 50)]
+    assert max(map(len, status_text(document).splitlines())) < 300
+    assert "why: last words" in status_text(document)
 
 
 def test_tables_align_wide_characters() -> None:
