@@ -1,9 +1,10 @@
 """What the workers' processes use, by process group: CPU time and memory of all members, grandchildren too.
 
 Owns the list of who is in which group. A group's members are found by the pgrp in /proc/PID/stat, so a process that
-was given to init after its parent's death still counts. Reading every process each time would cost 20 µs apiece, so
-each second only members are read; every few seconds new processes are, and a few of the rest in turn, in case one of
-them changed its group.
+was given to init after its parent's death still counts. One that something else started need not lead a group: it
+counts itself, and so do its children. Reading every process each time would cost 20 µs apiece, so each second only
+members are read; every few seconds new processes are, and a few of the rest in turn, in case one of them changed its
+group.
 
 Memory is what comes back when the worker ends: RssAnon + RssShmem. Mapped files (180 of 570 MB of a torch worker)
 are page cache, which neither MemAvailable nor the cgroup figures count as used. PSS would divide pages that forked
@@ -31,6 +32,7 @@ class _Stat:
     """The fields of /proc/PID/stat that matter; `started` tells a process from a later one with the same pid."""
 
     alive: bool  # not a zombie
+    parent: int
     group: int
     cpu_seconds: float
     started: int
@@ -51,7 +53,7 @@ class ProcessGroups:
     def __init__(self, proc: Path) -> None:
         self._proc = proc
         self._groups: dict[str, _Group] = {}
-        self._group_of: dict[int, int] = {}  # by pid, as last read
+        self._group_of: dict[int, int] = {}  # by pid, as last read; of a worker's child the worker's
         self._unreadable: set[int] = set()  # processes whose text could not be read this time
         self._turn = 0
         self._listed_for: frozenset[int] = frozenset()
@@ -77,7 +79,7 @@ class ProcessGroups:
             if any(pid in self._unreadable for pid, _ in group.members):
                 groups[name] = group  # neither alive nor gone: nothing is told, nothing forgotten
                 continue
-            members = {pid: stat for pid, stat in stats.items() if stat.group == pgid and stat.alive}
+            members = {pid: stat for pid, stat in stats.items() if self._group_of[pid] == pgid and stat.alive}
             if not members:
                 continue
             groups[name] = group
@@ -97,8 +99,8 @@ class ProcessGroups:
     def _read(self, pgids: frozenset[int], now: float) -> dict[int, _Stat]:
         """The processes that were looked at this time, by pid.
 
-        1. Members and leaders, each time. 2. When all processes are listed (every `LIST_INTERVAL` s, or for a group
-        that is new): those not seen before, and the next few of the rest.
+        1. Members and leaders, each time. 2. When all processes are listed (every `LIST_INTERVAL` s): those not seen
+        before, and the next few of the rest; for a group that is new, all of them: it may be older than our list.
         """
         self._unreadable = set()
         if not pgids:
@@ -106,12 +108,17 @@ class ProcessGroups:
             return {}
         wanted = {pid for pid, group in self._group_of.items() if group in pgids} | pgids  # 1
         if not pgids <= self._listed_for or now - self._listed_at >= LIST_INTERVAL:
+            if not pgids <= self._listed_for:
+                self._group_of = {}
             self._listed_for, self._listed_at = pgids, now
             wanted |= self._unfamiliar()  # 2
         stats = {pid: stat for pid in wanted if (stat := self._stat(pid)) is not None}
         for pid in wanted - self._unreadable:
             self._group_of.pop(pid, None)
-        self._group_of.update((pid, stat.group) for pid, stat in stats.items())
+        for pid, stat in sorted(stats.items(), key=lambda item: (item[1].started, item[0])):  # parents first
+            parents = self._group_of.get(stat.parent)
+            child_of = parents if parents in pgids else stat.group
+            self._group_of[pid] = pid if pid in pgids else stat.group if stat.group in pgids else child_of
         return stats
 
     def _unfamiliar(self) -> set[int]:
@@ -133,7 +140,8 @@ class ProcessGroups:
             # The name in parentheses may hold anything, so the fields are counted from its end.
             words = _text(self._proc / str(pid) / "stat").rpartition(b")")[2].split()
             ticks = whole(words[11]) + whole(words[12])
-            return _Stat(words[0] not in (b"Z", b"X"), int(words[2]), ticks / TICKS_PER_SECOND, whole(words[19]))
+            alive, seconds = words[0] not in (b"Z", b"X"), ticks / TICKS_PER_SECOND
+            return _Stat(alive, int(words[1]), int(words[2]), seconds, whole(words[19]))
         except (FileNotFoundError, ProcessLookupError):
             return None
         except (OSError, ValueError, IndexError):

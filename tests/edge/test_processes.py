@@ -113,6 +113,21 @@ def test_a_member_that_cannot_be_read_for_a_moment(host: FakeHost) -> None:
     assert groups.look({"a": 100}, {}, 2.0)["a"].cpu_seconds == 6.0
 
 
+def test_one_that_leads_no_group_counts_itself_and_its_children(host: FakeHost) -> None:
+    """A worker that something else started may share its group with strangers, and be older than what we look for."""
+    groups = ProcessGroups(host.proc)
+    host.process(100, 100, cpu_seconds=1)
+    host.process(60, 50, cpu_seconds=2, anon=MIB, parent=50, started=200)
+    host.process(59, 59, cpu_seconds=4, anon=MIB, parent=60, started=300).process(
+        58, 50, anon=MIB, parent=59, started=301
+    )
+    groups.look({"a": 100}, {}, 0.0)
+    uses = groups.look({"a": 100, "b": 60}, {}, 1.0)
+    assert uses == {"a": WorkerUse(1.0, 0, main_pid=100), "b": WorkerUse(6.0, 3 * MIB, main_pid=uses["b"].main_pid)}
+    host.process(61, 61, cpu_seconds=1, parent=60, started=400)
+    assert groups.look({"a": 100, "b": 60}, {}, 1.0 + LIST_INTERVAL)["b"].cpu_seconds == 7.0
+
+
 def test_names_that_look_like_fields(host: FakeHost) -> None:
     """A process may call itself anything, brackets, blanks and numbers included."""
     host.process(100, 100, cpu_seconds=2, name="evil) R 1 7 7 (x 1 2 3")

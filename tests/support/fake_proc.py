@@ -162,13 +162,14 @@ class FakeHost:
         started: int = 100,
         state: str = "S",
         name: str = "python",
+        parent: int = 1,
     ) -> Self:
         """One process; memory in bytes, private and mapped files."""
-        ticks = round(cpu_seconds * HZ)
+        ticks, pages = round(cpu_seconds * HZ), (anon + mapped) // 4096
         self.write(
             f"proc/{pid}/stat",
-            f"{pid} ({name}) {state} 1 {group} {group} 0 -1 4194560 99 0 0 0 {ticks // 2} {ticks - ticks // 2} 0 0 "
-            f"20 0 4 0 {started} 400000000 {(anon + mapped) // 4096} 18446744073709551615\n",
+            f"{pid} ({name}) {state} {parent} {group} {group} 0 -1 4194560 99 0 0 0 "
+            f"{ticks // 2} {ticks - ticks // 2} 0 0 20 0 4 0 {started} 400000000 {pages} 18446744073709551615\n",
         )
         memory = f"VmRSS:\t{(anon + mapped) // 1024} kB\nRssAnon:\t{anon // 1024} kB\nRssFile:\t{mapped // 1024} kB\n"
         return self.write(f"proc/{pid}/status", f"Name:\t{name}\nPid:\t{pid}\n{memory}RssShmem:\t0 kB\nThreads:\t4\n")
