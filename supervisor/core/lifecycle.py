@@ -73,6 +73,11 @@ class BackOff:
         return self._crashes
 
     @property
+    def fruitless(self) -> int:
+        """Starts in a row that came to nothing, since it was last ready or forgiven."""
+        return self._never_ready
+
+    @property
     def given_up(self) -> bool:
         """Whether the start fails so steadily that another one would tell nothing new."""
         return self._never_ready >= STARTS_GIVEN_UP

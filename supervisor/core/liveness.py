@@ -79,38 +79,40 @@ class Liveness:
         return Doubt.IDLE if now - self._moved_at >= IDLE_SECONDS else None  # 4
 
     def verdict(
-        self, work: Work, stall_timeout: float, now: float, *, heard: Heard, took: float, core_seconds: float
+        self, work: Work, stall_timeout: float, now: float, *, heard: Heard, took: float, core_seconds: float | None
     ) -> str | None:
         """What is wrong with it, by its canary; None: it lives, as far as is known.
 
         1. It answered a client meanwhile.
         2. Its answer to the canary is not sound.
-        3. It answered the canary, or it did not but used CPU: it is busy. Dead all the same when it has finished
-           nothing for `BUSY_FACTOR` x `stall_timeout`.
+        3. It answered the canary, or it did not but used CPU: it is busy. So it may be where its CPU can't be seen, as
+           long as it has work. Dead all the same when it has finished nothing for `BUSY_FACTOR` x `stall_timeout`.
         4. It has nothing to do, and a saturated host may be late: dead when several canaries in a row stay out.
 
         Args:
             work: as it is after the canary.
             heard: what became of the canary, within `took` seconds.
-            core_seconds: CPU that all its processes used meanwhile.
+            core_seconds: CPU that all its processes used meanwhile; None where nobody can tell.
         """
         if work.answered_at is not None and work.answered_at > self._finished_at:  # 1
             self._finished_at = self._moved_at = work.answered_at
             return None
         if heard is Heard.UNSOUND:  # 2
             return "its answer to a canary is not sound"
-        busy = core_seconds >= BUSY_SHARE * took
+        busy = work.sent_at is not None if core_seconds is None else core_seconds >= BUSY_SHARE * took
         without = 0.0 if work.sent_at is None else now - max(self._finished_at, work.sent_at)
         if heard is Heard.SOUND or busy:  # 3
             self._moved_at, self._silent = now, 0
             if without < BUSY_FACTOR * stall_timeout:
                 return None
-            what = "answers a canary" if heard is Heard.SOUND else "uses CPU"
+            silent = "may be busy" if core_seconds is None else "uses CPU"
+            what = "answers a canary" if heard is Heard.SOUND else silent
             return f"it {what}, but has finished nothing of what it was sent for {without:.0f} s"
         if work.sent_at is None and work.refused_at is None:  # 4
             self._silent += 1
             if self._silent < IDLE_FAILURES:
                 self._moved_at = now - IDLE_SECONDS + stall_timeout
                 return None
-        late = f"no answer to a canary in {took:.0f} s, with {core_seconds:.2f} CPU seconds used"
+        cpu = "" if core_seconds is None else f", with {core_seconds:.2f} CPU seconds used"
+        late = f"no answer to a canary in {took:.0f} s{cpu}"
         return f"nothing finished for {without:.0f} s; {late}" if work.sent_at is not None else late

@@ -130,7 +130,7 @@ class HttpWorker:
         head = self._heads.get(key)
         if head is None:
             worker = self._endpoint
-            ours = {"Host": f"{worker.host}:{worker.port}", "Authorization": f"Bearer {worker.api_key}"}
+            ours = {"Host": worker.authority, "Authorization": f"Bearer {worker.api_key}"}
             if len(self._heads) >= _HEADS:
                 self._heads.clear()
             lines = header_fields.lines({**ours, **headers})

@@ -25,7 +25,7 @@ async def until_dead(
     model: str,
     canary: Callable[[], Awaitable[None]],
     work: Callable[[], Work],
-    activity: Callable[[], Activity],
+    activity: Callable[[], Activity | None],
     stall_timeout: Callable[[], float],
 ) -> str:
     """Return when the worker is dead, with what was seen of that.
@@ -34,7 +34,8 @@ async def until_dead(
         model: for the log.
         canary: asks the worker something small; raises what `readiness.canary` raises.
         work: what it was given and has finished.
-        activity: what its processes have used so far; walks /proc, so it is asked only around a canary.
+        activity: what its processes have used so far, None where that can't be seen; walks /proc, so it is asked only
+            around a canary.
         stall_timeout: as configured now.
     """
     loop = asyncio.get_running_loop()
@@ -46,10 +47,11 @@ async def until_dead(
             continue
         if doubt is not Doubt.IDLE:
             log.warning("worker_in_doubt", model=model, why=_WHY[doubt], next="a canary")
-        used, began = activity().cpu_seconds, loop.time()
+        before, began = activity(), loop.time()
         heard = await _hear(canary)
         took = loop.time() - began
-        used = max(0.0, activity().cpu_seconds - used)
+        after = activity()
+        used = None if before is None or after is None else max(0.0, after.cpu_seconds - before.cpu_seconds)
         wrong = liveness.verdict(work(), stall_timeout(), loop.time(), heard=heard, took=took, core_seconds=used)
         if wrong is not None:
             return wrong
@@ -59,7 +61,7 @@ async def until_dead(
                 model=model,
                 canary=heard.name.lower(),
                 took_s=round(took, 1),
-                cpu_seconds=round(used, 2),
+                cpu_seconds=None if used is None else round(used, 2),
             )
 
 

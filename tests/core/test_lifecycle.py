@@ -167,3 +167,18 @@ def test_back_off_is_bounded_and_only_grows_between_clean_slates(lives: list[tup
 def test_an_exit_in_words(status: int | None, words: str) -> None:
     """Both ways to report a signal read the same, and SIGKILL says who it may have been."""
     assert exit_description(status) == words
+
+
+def test_starts_that_came_to_nothing_are_counted_until_one_serves_or_is_forgiven() -> None:
+    """A crash of one that served is none of them."""
+    back_off = BackOff()
+    assert back_off.fruitless == 0
+    back_off.crashed(0.0)
+    back_off.crashed(1.0)
+    assert back_off.fruitless == 2
+    back_off.ready(2.0)
+    back_off.crashed(3.0)
+    assert back_off.fruitless == 0
+    back_off.crashed(4.0)
+    back_off.forgive()
+    assert back_off.fruitless == 0

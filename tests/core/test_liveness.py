@@ -113,3 +113,22 @@ def test_a_429_without_load_is_doubted_at_once_and_once() -> None:
     assert liveness.verdict(work, STALL, 2.6, **SOUND) is None
     assert liveness.doubt(work, STALL, 3.0) is None
     assert liveness.doubt(Work(answered_at=9.0, refused_at=8.0), STALL, 9.5) is None
+
+
+UNSEEN = {"heard": Heard.NOTHING, "took": 10.0, "core_seconds": None}
+
+
+def test_one_whose_cpu_nobody_sees_may_be_busy_while_it_has_work() -> None:
+    """An Infinity that something else runs gets as long as a busy worker: slow is not dead."""
+    liveness, work, now = Liveness(0.0), Work(sent_at=0.0), 0.0
+    while (wrong := liveness.verdict(work, STALL, now, **UNSEEN)) is None:
+        now += STALL + 10.0
+    assert now >= BUSY_FACTOR * STALL
+    assert wrong.startswith("it may be busy, but has finished nothing")
+
+
+def test_one_whose_cpu_nobody_sees_and_that_has_no_work_is_not_excused() -> None:
+    """Idle, it is dead after as many silent canaries as any worker."""
+    liveness = Liveness(0.0)
+    told = [liveness.verdict(Work(), STALL, IDLE_SECONDS + i * STALL, **UNSEEN) for i in range(IDLE_FAILURES)]
+    assert told == [None] * (IDLE_FAILURES - 1) + ["no answer to a canary in 10 s"]
