@@ -33,6 +33,7 @@ class Headroom:
 
         1. Now: up to the shrink threshold. At the last: up to unload. One that is off stands for the other.
         2. At best, for one model: up to unload, with all other models gone and others using the least they ever did.
+           Nothing is asked of one that somebody else runs and whose process is not known: nothing would be learned.
         """
         self._learn(sample, models, use, drilled)
         usual = thresholds.unload if thresholds.shrink is None else thresholds.shrink
@@ -41,8 +42,8 @@ class Headroom:
             return orders
         lanes = dict(orders.lanes)
         for model in models:
-            if model.device == "cpu" and model.name in lanes:
-                used = use.get(model.name)
+            used = use.get(model.name)
+            if model.device == "cpu" and model.name in lanes and (model.managed or used is not None):
                 _, loaded = self._loaded.get(model.name, (None, 0))
                 lanes[model.name] = replace(
                     lanes[model.name],

@@ -51,18 +51,22 @@ class LoadPlan:
     def consider(self, look: Look, resident: Resident) -> None:
         """The next model in line.
 
-        1. No load while memory, or that device's, is at pause or above, or can't be read any more.
-        2. No load into memory that is still coming back from a model that has gone; the place it left stays kept.
-        3. What fits is loaded; loads of different models run side by side.
-        4. A preload only takes what is free. One that finds every place taken is not loaded later either.
-        5. For others it is made room. Nobody behind takes memory that becomes free; for a place on another device they
+        1. One that somebody else runs takes no memory of ours to give: it is looked for at once.
+        2. No load while memory, or that device's, is at pause or above, or can't be read any more.
+        3. No load into memory that is still coming back from a model that has gone; the place it left stays kept.
+        4. What fits is loaded; loads of different models run side by side.
+        5. A preload only takes what is free. One that finds every place taken is not loaded later either.
+        6. For others it is made room. Nobody behind takes memory that becomes free; for a place on another device they
            may have somebody leave themselves.
         """
         name, device = resident.view.name, resident.view.device
         pressed = _pressed(look, device)
-        if pressed is not None:  # 1
+        if not resident.view.managed:  # 1
+            self.steps.append(Load(name, _asked(resident)))
+            resident.ask_to_load(look.now)
+        elif pressed is not None:  # 2
             self.waits[name] = pressed
-        elif look.settling.is_open_on(device):  # 2
+        elif look.settling.is_open_on(device):  # 3
             self.waits[name] = "waits for memory to come back from a model that was unloaded"
             self._claimed += resident.waits
         elif device in self._held_up:
@@ -71,11 +75,11 @@ class LoadPlan:
             places, shortage = look.places_missing(claimed=self._claimed), look.shortage(resident)
             if places or shortage:
                 self.waits[name] = _missing(look, resident, places, shortage)
-                if not resident.waits:  # 4
+                if not resident.waits:  # 5
                     resident.passed_over = resident.passed_over or places > 0
-                else:  # 5
+                else:  # 6
                     self._make_room(look, resident, shortage)
-            elif resident.waits or not resident.passed_over:  # 3
+            elif resident.waits or not resident.passed_over:  # 4
                 self.steps.append(Load(name, _why_load(look, resident)))
                 resident.ask_to_load(look.now)
 
@@ -108,7 +112,7 @@ def line(look: Look) -> list[Resident]:
     The wait is counted by model, from when it was out of memory and asked for: clients that give up early and ask again
     do not lose the model its place.
     """
-    out = [r for r in look.residents if r.view.state is ModelState.STOPPED and not r.holds_place]
+    out = [r for r in look.residents if r.view.state is ModelState.STOPPED and not r.is_asked_for]
     waited = sorted((r for r in out if r.waits), key=lambda r: look.now if r.waits_since is None else r.waits_since)
     return waited + [r for r in out if r.view.wanted and not r.waits]
 
@@ -192,11 +196,15 @@ def _missing(look: Look, resident: Resident, places: int, shortage: int) -> str:
 
 
 def _why_load(look: Look, resident: Resident) -> str:
-    view = resident.view
-    asked = f"{view.queued} waiting for it" if view.queued else "asked for" if resident.waits else "preload"
+    asked = _asked(resident)
     if resident.need:
         asked += f", takes {bytes_text(resident.need)}"
     return f"{asked}, {len(look.holders) + 1} of at most {look.policy.max_models} models in memory"
+
+
+def _asked(resident: Resident) -> str:
+    queued = resident.view.queued
+    return f"{queued} waiting for it" if queued else "asked for" if resident.waits else "preload"
 
 
 def _exact(count: int) -> str:

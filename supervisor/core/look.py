@@ -43,8 +43,8 @@ class Look:
 
     @property
     def ready(self) -> int:
-        """How many models can serve and are not on their way out."""
-        return sum(r.view.state is ModelState.READY and not r.leaves for r in self.residents)
+        """How many models of ours can serve and are not on their way out."""
+        return sum(r.view.state is ModelState.READY and r.view.managed and not r.leaves for r in self.residents)
 
     @property
     def act_is_open(self) -> bool:

@@ -128,7 +128,8 @@ class ModelView:
 
     `device` is "cpu" or the GPU's UUID; `inflight` counts inputs at the worker and `leases` requests that hold it;
     `estimate` is the memory a load is expected to take on that device, None while nothing is known; `successor_bytes`
-    is what a second process holds that is to take the first one's place, None while there is none.
+    is what a second process holds that is to take the first one's place, None while there is none. One that is not
+    `managed` is started and stopped by somebody else: it takes no place and no memory that we could give or take back.
     """
 
     name: str
@@ -146,6 +147,7 @@ class ModelView:
     load_seconds: float | None = None
     wanted: bool = False
     successor_bytes: int | None = None
+    managed: bool = True
 
     @property
     def cold(self) -> bool:

@@ -100,7 +100,7 @@ class Recycling:
         self._last = {name: at for name, at in self._last.items() if name in names}
         known = []
         for resident in look.residents:
-            if resident.view.state is ModelState.READY and resident.view.memory_bytes:
+            if resident.view.managed and resident.view.state is ModelState.READY and resident.view.memory_bytes:
                 if self._note(resident, look.now).level is not None:
                     known.append(resident)
             else:

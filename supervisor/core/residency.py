@@ -95,7 +95,7 @@ class ModelMemoryManager:
         foreign = {device: pressure.room(device).used - held_on(device, models) for device in devices}
         for view in models:
             resident = self._residents[view.name] = known.get(view.name) or Resident(view, now)
-            if resident.look(view, pressure.gate_closed or view.name in pressure.paused, now):
+            if resident.look(view, pressure.gate_closed or view.name in pressure.paused, now) and view.managed:
                 self._settling.begin(resident, now)
             if view.state in _WHOLE:
                 resident.last_whole = (view.memory_bytes, foreign[view.device])
@@ -148,7 +148,7 @@ class ModelMemoryManager:
         """Whether a process was loading, leaving, or waiting to be loaded at the last call."""
 
         def moves(resident: Resident) -> bool:
-            waits = resident.waits and not resident.holds_place
+            waits = resident.waits and resident.view.managed and not resident.holds_place
             return resident.is_loading or resident.leaves or waits or resident.view.successor_bytes is not None
 
         return any(map(moves, self._residents.values()))

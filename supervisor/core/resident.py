@@ -97,12 +97,18 @@ class Resident:
     @property
     def holds_place(self) -> bool:
         """Whether it counts against `max_models`: it has a process, or will have one without being asked again."""
-        return _has_place(self.view) or self._asked is Asked.LOAD
+        return self.view.managed and (_has_place(self.view) or self.is_asked_for)
 
     @property
     def is_loading(self) -> bool:
-        """Whether it is going to take memory that it does not have yet."""
-        return self.view.state in (ModelState.STARTING, ModelState.BACKOFF) or self._asked is Asked.LOAD
+        """Whether it is going to take memory that it does not have yet, and that is ours to give."""
+        starts = self.view.state in (ModelState.STARTING, ModelState.BACKOFF)
+        return self.view.managed and (starts or self.is_asked_for)
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether a load of it was asked for and does not show yet."""
+        return self._asked is Asked.LOAD
 
     @property
     def leaves(self) -> bool:
@@ -111,9 +117,9 @@ class Resident:
 
     @property
     def can_go(self) -> bool:
-        """Whether it can be asked to give its place up: ready, or broken down; neither pinned nor on its way out."""
+        """Whether it can be asked to give its place up: ready, or broken down; ours to move, and not on its way out."""
         settled = self.view.state in (ModelState.READY, ModelState.BACKOFF)
-        return settled and not self.view.pinned and self._looked_at >= self._rests_until
+        return settled and self.view.managed and not self.view.pinned and self._looked_at >= self._rests_until
 
     @property
     def unused(self) -> bool:

@@ -117,7 +117,7 @@ class SpareRule:
             return f"memory is at {pressure.memory.label}; it holds {bytes_text(held)}"
         if limit is not None and pressure.memory_used + held + reserved > limit:  # 2
             return f"it holds {bytes_text(held)}, and models that load take {bytes_text(reserved)} more"
-        resting = {model.name for model in models if model.state is ModelState.STOPPED}
+        resting = {model.name for model in models if model.managed and model.state is ModelState.STOPPED}
         return "no model at rest has its settings" if resting and not resting & spare.fits else None  # 3
 
     def _fits(self, pressure: Pressure, now: float) -> bool:

@@ -39,6 +39,15 @@ def test_room_reaches_to_shrink_and_at_the_last_to_unload() -> None:
     assert orders.lanes["b"].main_pid is None
 
 
+def test_nothing_is_asked_of_a_process_that_nobody_shows_us() -> None:
+    """A model that somebody else runs is bounded by memory only as far as its process is known."""
+    attached = replace(MODEL, managed=False)
+    for held, asked in (({}, None), ({"a": 1000}, 71)):
+        orders = Headroom().put(ORDERS, sample(3000), Thresholds(), [attached], use(**held), False)
+        assert orders.lanes["a"].main_pid == asked
+        assert (orders.lanes["a"].memory_ever is None) == (asked is None)
+
+
 def test_room_may_be_negative() -> None:
     """Above the threshold there is less than nothing."""
     assert put(Headroom(), 9000).memory_room == -500 * MIB

@@ -53,6 +53,14 @@ def test_a_spell_of_calm_begins_the_wait_anew() -> None:
     assert script.at(212) == ["recycle a"]
 
 
+def test_what_somebody_else_runs_is_theirs_to_replace() -> None:
+    """Only they could start it again."""
+    script = grown(2 * GB)
+    script.show(a={"managed": False})
+    script.at(100, PAUSE)
+    assert script.until(101, 400) == []
+
+
 def test_little_growth_is_not_worth_a_restart() -> None:
     """Under 2 % of the whole nothing would be won."""
     script = grown(GB // 10)
