@@ -112,7 +112,7 @@ class Control:
 
     async def unload(self, name: str) -> dict[str, Any]:
         """Drain and stop a model's worker, pinned or last as it may be."""
-        name = self._known(name)
+        name = self._stoppable(name)
         self._controller.unwant(name)
         self._controller.decide(Action.UNLOAD, target=name, why=OPERATOR)
         await self._bounded(self._pool.ensure_stopped(name, "operator"))
@@ -124,7 +124,7 @@ class Control:
         1. It serves, and there is memory for both: the old one goes on until the new one is ready. 2. It runs: it is
         drained and stopped first, and keeps its place in memory. 3. Else it is loaded.
         """
-        name = self._known(name)
+        name = self._stoppable(name)
         self._controller.decide(Action.RESTART, target=name, why=OPERATOR)
         if self._controller.workers.views()[name].state in LIVE_STATES:
             beside = self._controller.residency.fits_beside(name)
@@ -176,6 +176,12 @@ class Control:
         if name not in names:
             raise UnknownModel(f"no model named {name!r}; configured: {', '.join(sorted(set(names.values())))}")
         return names[name]
+
+    def _stoppable(self, name: str) -> str:
+        name = self._known(name)
+        if any(model.name == name and not model.stoppable for model in self._controller.models):
+            raise Refused(f"{name}: attached by url, without pid_file or systemd_unit; this supervisor cannot stop it")
+        return name
 
     def _outcome(self, name: str) -> dict[str, Any]:
         view = self._controller.workers.views().get(name)

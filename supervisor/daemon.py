@@ -228,7 +228,7 @@ class Daemon:
             ModelEntry(
                 name=model.name,
                 state=views[model.name].state,
-                engine=model.engine,
+                engine=model.engine if model.url is None else "attached",
                 batch_size=self.controller.batch_in_use,
                 capabilities=views[model.name].capabilities,
             )

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from supervisor.config import ModelSettings, Settings, queue_bytes
+from supervisor.config import ModelSettings, Settings, parse_url, queue_bytes
 from supervisor.core.payload import DEFAULT_MAX_INPUTS
 from supervisor.proxy.dispatcher import QueueLimits, ServedModel
-from supervisor.workers.launch import WorkerSpec
+from supervisor.workers.launch import Elsewhere, WorkerSpec
 
 GIB = 1024**3
 # Devices with memory of their own; on the others (mps, xla) a model lives in the host's.
@@ -15,7 +15,10 @@ GPU_DEVICES = ("cuda", "tensorrt")
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredModel:
-    """What the controller needs of a model's settings; `estimate` in bytes, `on_gpu` None where Infinity chooses."""
+    """What the controller needs of a model's settings; `estimate` in bytes, `on_gpu` None where Infinity chooses.
+
+    `managed`: it can be both started and stopped; `stoppable`: at least stopped.
+    """
 
     name: str
     pinned: bool
@@ -23,6 +26,8 @@ class ConfiguredModel:
     on_gpu: bool | None
     device_id: int | str | None
     estimate: int | None
+    managed: bool
+    stoppable: bool
 
 
 def configured_models(settings: Settings) -> tuple[ConfiguredModel, ...]:
@@ -35,6 +40,8 @@ def configured_models(settings: Settings) -> tuple[ConfiguredModel, ...]:
             on_gpu=None if model.device == "auto" else model.device in GPU_DEVICES,
             device_id=model.device_id,
             estimate=None if model.memory_gb is None else int(model.memory_gb * GIB),
+            managed=model.managed,
+            stoppable=model.stoppable,
         )
         for model in settings.models
     )
@@ -46,7 +53,7 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
     return tuple(
         WorkerSpec(
             name=model.name,
-            model_id=model.model_id,
+            model_id=model.model_id or "",
             engine=model.engine,
             device=model.device,
             device_id=model.device_id,
@@ -59,7 +66,8 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
             drain_timeout=infinity.drain_timeout,
             stop_timeout=infinity.stop_timeout,
             stall_timeout=infinity.stall_timeout,
-            warm_spare=infinity.warm_spare,
+            warm_spare=infinity.warm_spare and model.url is None,
+            elsewhere=_elsewhere(model),
         )
         for model in settings.models
     )
@@ -97,6 +105,14 @@ def names(settings: Settings) -> dict[str, str]:
 
 def _environment(settings: Settings, model: ModelSettings) -> dict[str, str]:
     return {**settings.infinity.env, **model.env}
+
+
+def _elsewhere(model: ModelSettings) -> Elsewhere | None:
+    """Where the Infinity of a model runs that is not ours to run."""
+    if model.url is None:
+        return None
+    address = parse_url(model.url)
+    return Elsewhere(address.host, address.port, model.api_key_file, model.pid_file, model.systemd_unit)
 
 
 def _max_inputs(settings: Settings, model: ModelSettings) -> int:

@@ -93,6 +93,7 @@ def _view(
         load_seconds=worker.load_seconds,
         wanted=wanted is not None,
         successor_bytes=None if worker.successor_pgid is None else held(_successor(model.name)),
+        managed=model.managed,
     )
 
 

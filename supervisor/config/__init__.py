@@ -4,7 +4,7 @@
 is imported by the core, which gets `Settings.policy()`.
 """
 
-from supervisor.config.address import Address, parse_address
+from supervisor.config.address import Address, parse_address, parse_url
 from supervisor.config.diff import NEEDS_RESTART, Diff, diff, with_fixed_kept
 from supervisor.config.effective import effective
 from supervisor.config.faults import ConfigError, Fault, Note
@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "load_to_run",
     "parse_address",
+    "parse_url",
     "queue_bytes",
     "with_fixed_kept",
 ]

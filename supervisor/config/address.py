@@ -1,4 +1,4 @@
-"""Addresses to listen on, as `HOST:PORT`. Resolves no names."""
+"""Addresses to listen on, as `HOST:PORT`, and of servers, as `http://HOST:PORT`. Resolves no names."""
 
 import ipaddress
 import re
@@ -9,6 +9,7 @@ from supervisor.config.faults import shortened
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$)(?!(.*\.)?[0-9]+$)({_LABEL}\.)*{_LABEL}")  # no number behind the last dot
+ALLOWED_URL = "allowed: http://HOST:PORT, as in http://127.0.0.1:8000"
 ALLOWED = "allowed: HOST:PORT, as in 127.0.0.1:7997, 0.0.0.0:7997 (all addresses) or [::1]:7997"
 
 
@@ -59,6 +60,28 @@ def parse_address(text: str) -> Address:
     if port > 65535:
         raise ValueError(f"port {port} does not exist; allowed: 1 to 65535, or 0 for any free port")
     return Address(host, port)
+
+
+def parse_url(text: str) -> Address:
+    """Host and port of `http://HOST:PORT`; ValueError, fit for a user, when it is anything else.
+
+    What it was is not repeated: a URL may have a password in it.
+    """
+    scheme, found, rest = text.partition("://")
+    if not found or scheme.lower() not in ("http", "https"):
+        raise ValueError(f"no URL; {ALLOWED_URL}")
+    if scheme.lower() == "https":
+        raise ValueError(f"https is not spoken to workers; {ALLOWED_URL}")
+    rest = rest.removesuffix("/")
+    if any(mark in rest for mark in "@/?#"):
+        raise ValueError(f"has more in it than host and port; {ALLOWED_URL}")
+    try:
+        address = parse_address(rest)
+    except ValueError:
+        raise ValueError(f"{shortened(repr(rest))} is no host and port; {ALLOWED_URL}") from None
+    if address.port == 0 or address.every_host:
+        raise ValueError(f"nobody can be asked at {address}; {ALLOWED_URL}")
+    return address
 
 
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

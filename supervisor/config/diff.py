@@ -10,6 +10,7 @@ NEEDS_RESTART = frozenset({"proxy.listen", "admin.listen", "state_dir", "logging
 """What is fixed while the daemon runs: sockets, the locked folder and the way out of the log."""
 
 _LAUNCH = ("model_id", "engine", "device", "device_id", "args", "env")  # of a model
+_ATTACHED = ("url", "api_key_file", "pid_file", "systemd_unit")  # of one that something else runs
 _SHARED_LAUNCH = ("command", "env")  # of `infinity`
 
 
@@ -64,6 +65,8 @@ def with_fixed_kept(old: Settings, new: Settings) -> Settings:
 
 def launch(settings: Settings, model: ModelSettings) -> tuple[Any, ...]:
     """All that a worker cannot change once it runs. Batch size and time-outs are not of it: they apply as they are."""
+    if model.url is not None:
+        return tuple(getattr(model, key) for key in _ATTACHED)
     return (
         *(getattr(settings.infinity, key) for key in _SHARED_LAUNCH),
         *(getattr(model, key) for key in _LAUNCH),

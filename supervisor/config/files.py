@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 
 from supervisor.config.faults import Problem, shortened
-from supervisor.config.settings import Settings
+from supervisor.config.settings import ModelSettings, Settings
 
 _PATH_BEGINNINGS = ("/", "./", "../", "~")
 
@@ -25,7 +25,7 @@ def resolved(settings: Settings, folder: FilePath) -> Settings:
     if "/" in program:
         program = _absolute(program, folder)
     models = tuple(
-        model.model_copy(update={"model_id": _absolute(model.model_id, folder)}) if is_path(model.model_id) else model
+        model.model_copy(update={key: _absolute(path, folder) for key, path in _paths(model)})
         for model in settings.models
     )
     return settings.model_copy(
@@ -48,10 +48,13 @@ def problems(settings: Settings) -> Iterator[Problem]:
             message = f"{_shown(program)} can't be executed; allowed: a program that this user may run"
             yield Problem(("infinity", "command", 0), message)
     for index, model in enumerate(settings.models):
-        if is_path(model.model_id) and not os.path.isdir(model.model_id):
+        if model.model_id and is_path(model.model_id) and not os.path.isdir(model.model_id):
             what = "is no folder" if os.path.exists(model.model_id) else "is not there"
             message = f"{_shown(model.model_id)} {what}; allowed: a folder, or an id at the hub, which begins otherwise"
             yield Problem(("models", index, "model_id"), message)
+        if model.api_key_file and not (os.path.isfile(model.api_key_file) and os.access(model.api_key_file, os.R_OK)):
+            message = f"{_shown(model.api_key_file)} is no file that this user may read; allowed: one that is"
+            yield Problem(("models", index, "api_key_file"), message)
     if settings.state_dir is not None and os.path.exists(settings.state_dir) and not os.path.isdir(settings.state_dir):
         message = f"{_shown(settings.state_dir)} is no folder; allowed: a folder, which need not be there yet"
         yield Problem(("state_dir",), message)
@@ -65,9 +68,31 @@ def remarks(settings: Settings, folder: FilePath, environ: Mapping[str, str]) ->
         message = f"{_shown(program)} is not in PATH here, and `run` needs it: install it, or write its full path"
         yield Problem(("infinity", "command", 0), message)
     for index, model in enumerate(settings.models):
-        if not is_path(model.model_id) and os.path.isdir(os.path.join(folder, model.model_id)):
-            message = f"is taken for an id at the hub; for the folder beside this file write ./{_shown(model.model_id)}"
+        name = model.model_id
+        if name and not is_path(name) and os.path.isdir(os.path.join(folder, name)):
+            message = f"is taken for an id at the hub; for the folder beside this file write ./{_shown(name)}"
             yield Problem(("models", index, "model_id"), message)
+        if model.api_key_file and (mode := _mode(model.api_key_file)) & 0o077:
+            message = f"others may use {_shown(model.api_key_file)} (mode {mode:o}): `chmod 600` keeps the key private"
+            yield Problem(("models", index, "api_key_file"), message)
+
+
+def _paths(model: ModelSettings) -> Iterator[tuple[str, str]]:
+    """The settings of a model that name a file or folder, with what is written."""
+    if model.model_id is not None and is_path(model.model_id):
+        yield "model_id", model.model_id
+    if model.api_key_file is not None:
+        yield "api_key_file", model.api_key_file
+    if model.pid_file is not None:
+        yield "pid_file", model.pid_file
+
+
+def _mode(path: str) -> int:
+    """The permissions of a file; 0 when there is none."""
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        return 0
 
 
 def _shown(path: str) -> str:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from supervisor.config import owned
+from supervisor.config import attached, owned
 from supervisor.config.address import parse_address
 from supervisor.config.derive import Given, written_thresholds
 from supervisor.config.faults import Path, Problem
@@ -183,7 +183,7 @@ def _names(settings: Settings) -> Iterator[tuple[Path, str]]:
 def pinned_models_leave_room(written: Settings, settings: Settings) -> Iterator[Problem]:
     """Pinned models never leave, so every other model needs a place besides them."""
     places = settings.model_memory_manager.max_models_in_memory
-    pinned = [index for index, model in enumerate(settings.models) if model.pinned]
+    pinned = [index for index, model in enumerate(settings.models) if model.pinned and model.managed]
     involved: tuple[Path, ...] = (("profile",), ("model_memory_manager", "max_models_in_memory"), ("models",))
     involved += tuple(("models", index, "pinned") for index in range(len(settings.models)))
     if len(pinned) < places or not pinned:
@@ -191,8 +191,7 @@ def pinned_models_leave_room(written: Settings, settings: Settings) -> Iterator[
     if len(pinned) > places:
         what = f"{len(pinned)} models are pinned, more than max_models_in_memory, {places}; allowed: at most that many"
         yield Problem(("models", pinned[places], "pinned"), what, involved)
-    elif len(pinned) < len(settings.models):
-        other = next(model for model in settings.models if not model.pinned)
+    elif other := next((model for model in settings.models if model.managed and not model.pinned), None):
         what = (
             f"pinned models take all of max_models_in_memory, {places}, so {other.name!r} could never be loaded; "
             f"allowed: fewer pinned models, or a higher max_models_in_memory"
@@ -244,6 +243,9 @@ RULES: tuple[Rule, ...] = (
     names_are_usable_and_unique,
     pinned_models_leave_room,
     owned_settings_are_not_set,
+    attached.models_say_who_runs_them,
+    attached.urls_lead_elsewhere,
+    attached.controls_are_not_shared,
     addresses_can_be_listened_on,
 )
 

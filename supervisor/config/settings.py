@@ -6,7 +6,7 @@ Values only: relations between keys are `rules`', what follows from what is writ
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from supervisor.config.address import Address, parse_address
 from supervisor.config.resource_monitor import ResourceMonitorSettings
@@ -21,6 +21,7 @@ GpuUuid = Annotated[
     str, Field(pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$", examples=["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"])
 ]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
+UNIT_NAME = r"^[A-Za-z0-9:_.\\][A-Za-z0-9:_.\\@-]*\.service$"  # begins in no way that systemctl takes for an option
 
 
 class BatchControllerSettings(Section):
@@ -106,7 +107,11 @@ class InfinitySettings(Section):
 
 
 class ModelSettings(Section):
-    """One model: what clients call it, and how its Infinity is started."""
+    """One model: what clients call it, and how its Infinity is started, or where it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"if": {"not": {"required": ["url"]}}, "then": {"required": ["model_id"]}}
+    )
 
     name: Name
     """What clients send as "model". Unique, upper and lower case counting as the same; slashes allowed. Required."""
@@ -114,9 +119,9 @@ class ModelSettings(Section):
     aliases: Annotated[tuple[Name, ...], Lists] = ()
     """Further names for it, as unique as names are. Default: none."""
 
-    model_id: Annotated[str, Field(min_length=1)]
+    model_id: Annotated[str, Field(min_length=1)] | None = None
     """The model's folder (begins with /, ./, ../ or ~; relative ones count from this file's folder) or its id at the
-    hub. Required."""
+    hub. Required, but for a model with a `url`."""
 
     engine: Literal["torch", "ctranslate2", "optimum", "neuron", "debugengine"] = "torch"
     """Infinity's engine. Default torch; debugengine answers lengths without a model, for tests."""
@@ -144,6 +149,31 @@ class ModelSettings(Section):
 
     memory_gb: Annotated[float, Field(gt=0, le=100_000)] | None = None
     """Memory that it needs once loaded, in GiB (1024³ bytes), on the device it computes on. Default null: learned."""
+
+    url: Annotated[str, Field(min_length=1, examples=["http://127.0.0.1:8000"])] | None = None
+    """http://HOST:PORT of an Infinity that something else runs and that lists the model under `name`: it is served as
+    long as that one answers, and nothing is started for it. In place of `model_id`. Default null: we run it."""
+
+    api_key_file: Annotated[str, Field(min_length=1)] | None = None
+    """File with the API key of the Infinity at `url`, read whenever that one has come (back). Default null: no key."""
+
+    systemd_unit: Annotated[str, Field(pattern=UNIT_NAME, examples=["infinity.service"])] | None = None
+    """The service that runs the Infinity at `url`: it is stopped and started by systemctl like a model of our own.
+    Default null: no control over it."""
+
+    pid_file: Annotated[str, Field(min_length=1)] | None = None
+    """File with the process number of the Infinity at `url`: an operator can have it stopped, but not started; a dead
+    one is killed. Default null: no control over it."""
+
+    @property
+    def managed(self) -> bool:
+        """Whether it can be both stopped and started: then it takes a place in memory, and may have to give it up."""
+        return self.url is None or self.systemd_unit is not None
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether an operator can have it stopped."""
+        return self.managed or self.pid_file is not None
 
 
 class QueueSettings(Section):

@@ -23,7 +23,7 @@ from supervisor.workers.progress import standstill
 from supervisor.workers.readiness import NotReady, canary, until_ready
 from supervisor.workers.records import Record, boot_id
 from supervisor.workers.spare import Spare
-from supervisor.workers.surroundings import Surroundings
+from supervisor.workers.surroundings import Surroundings, WorkerView
 from supervisor.workers.watchdog import until_dead
 
 log = structlog.get_logger(__name__)
@@ -62,12 +62,14 @@ class Instance:
         self.endpoint = endpoint
         self.tail = tail
         self.served = False  # for an earlier supervisor
+        self.remedy = "SIGKILL, and what it had is sent again"
         self._around = around
         self._output = output
         self._group = group
         around.taken.add(endpoint.port)
         self._follower = asyncio.get_running_loop().create_task(tail.follow())
-        self.adopted = isinstance(process, AdoptedProcess)
+        self.exited = process.exited
+        self.origin = "worker_found" if isinstance(process, AdoptedProcess) else "worker_started"
         self._record = Record(
             model=spec.name,
             pid=process.pid,
@@ -176,6 +178,10 @@ class Instance:
         self._look(final=False)
         self.tail.silent = False
 
+    def shown(self, view: WorkerView) -> WorkerView:
+        """The worker's view with what is known here."""
+        return replace(view, pid=self.process.pid, pgid=self.process.pgid, log_tail=tuple(self.tail.last))
+
     def how(self) -> str:
         """How its process ended; whether the kernel killed for want of memory is known where it has a cgroup."""
         killed = self._group.oom_kills()
@@ -192,7 +198,11 @@ class Instance:
 
     def ending(self) -> str:
         """How it ended, with its last words: "exit status 3; last lines: …"."""
-        return f"{self.how()}; {self.last_words()}"
+        return self.blame(self.how())
+
+    def blame(self, what: str) -> str:
+        """What is wrong with it, with its last words."""
+        return f"{what}; {self.last_words()}"
 
     def last_words(self) -> str:
         """The end of its output, short enough for a reason."""
@@ -203,22 +213,16 @@ class Instance:
             words = "…" + words[-_LAST_CHARACTERS:]
         return f"last lines: {words}" if words else "it wrote nothing"
 
-    async def stop(self, timeout: float, hurry: asyncio.Event) -> None:
+    async def stop(self, timeout: float, hurry: asyncio.Event, cause: str) -> None:
         """SIGTERM to the group; SIGKILL when it has not ended after `timeout` seconds, or as soon as `hurry` is set.
 
-        Returns when nothing of the group is alive and the port is free.
+        One of our own goes, whatever the cause. Returns when nothing of the group is alive and the port is free.
         """
         loop = asyncio.get_running_loop()
         self.tail.interval = _LOOK_OFTEN
         until = loop.time() + timeout
         self.process.signal_group(signal.SIGTERM)
-        waits = [loop.create_task(self.process.exited.wait()), loop.create_task(hurry.wait())]
-        try:
-            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if self.process.exited.is_set():
+        if await self.process.ends_within(timeout, hurry):
             await self.process.group_empty(min(_ORPHANS_GRACE, max(0.0, until - loop.time())))
         elif not hurry.is_set():
             log.warning(

@@ -36,12 +36,27 @@ _PORT_TRIES = 200
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Where an Infinity listens that something else runs, and what gives us a hand on it: at most one of the two.
+
+    `api_key_file` has its key, `pid_file` its process number, `systemd_unit` is the service that runs it.
+    """
+
+    host: str
+    port: int
+    api_key_file: str | None = None
+    pid_file: str | None = None
+    systemd_unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """What the operator wrote about one model's worker. Times in seconds; `env` is infinity's with the model's on top.
 
     `device_id` picks the GPU (UUID or index in PCI order) unless the device is "cpu". `args` are passed as they are.
     `stall_timeout` is without any answer while it has work. `cpu_held`: a CPU hold counts what its threads use, waiting
-    included. `warm_spare`: it may be started from a process that has imported everything (`workers.spare`).
+    included. `warm_spare`: it may be started from a process that has imported everything (`workers.spare`). With
+    `elsewhere` something else runs it: nothing is started, and only name and time-outs count besides.
     """
 
     name: str
@@ -59,6 +74,7 @@ class WorkerSpec:
     stop_timeout: float = 10.0
     stall_timeout: float = 30.0
     warm_spare: bool = False
+    elsewhere: Elsewhere | None = None
 
     def launch_key(self) -> tuple[object, ...]:
         """What must be equal for a running worker to be kept on a reload: not time-outs, batch size, CPU hold, spare.
@@ -66,6 +82,8 @@ class WorkerSpec:
         The dispatcher bounds parts by the batch size in force, so a worker started with another one serves as well; so
         does one whose threads wait as they would without a hold.
         """
+        if self.elsewhere is not None:
+            return (self.name, self.elsewhere)
         return (
             self.name,
             self.model_id,

@@ -14,7 +14,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,17 @@ class Process:
 
     def activity(self) -> Activity:
         """What the group has done so far."""
-        return group_activity(self.pgid)
+        return activity_of(self.members())
+
+    async def ends_within(self, timeout: float, hurry: asyncio.Event) -> bool:
+        """Whether the leader ends within `timeout` seconds; not waited for any longer once `hurry` is set."""
+        waits = [self._loop.create_task(self.exited.wait()), self._loop.create_task(hurry.wait())]
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return self.exited.is_set()
 
     async def group_empty(self, timeout: float | None = None) -> bool:
         """Wait until nothing of the group is alive; False when something still is after `timeout` seconds."""
@@ -188,6 +198,16 @@ def start_ticks(pid: int) -> int | None:
     return None if fields is None or fields[0] in "ZX" else int(fields[19])
 
 
+def processes() -> dict[int, tuple[int, int]]:
+    """Every living process: its parent, and when it was started, in clock ticks since boot."""
+    alive = {}
+    for name in os.listdir(_PROC):
+        fields = _stat(int(name)) if name.isdigit() else None
+        if fields is not None and fields[0] not in "ZX":
+            alive[int(name)] = int(fields[1]), int(fields[19])
+    return alive
+
+
 def group_members(pgid: int) -> list[int]:
     """The living processes of a group. Zombies do not count: an orphan's is reaped by whoever init is, if at all.
 
@@ -214,8 +234,13 @@ def group_members(pgid: int) -> list[int]:
 
 def group_activity(pgid: int) -> Activity:
     """CPU time and I/O of a group's processes together; what can't be read counts as nothing."""
+    return activity_of(group_members(pgid))
+
+
+def activity_of(pids: Iterable[int]) -> Activity:
+    """CPU time and I/O of these processes together; what can't be read counts as nothing."""
     ticks, io_bytes = 0, 0
-    for pid in group_members(pgid):
+    for pid in pids:
         if fields := _stat(pid):
             ticks += int(fields[11]) + int(fields[12])
         with suppress(OSError, ValueError):

@@ -13,6 +13,7 @@ from supervisor.core.endpoint import Endpoint
 from supervisor.core.model import ModelState
 from supervisor.errors import WorkerError
 from supervisor.workers.instance import Instance
+from supervisor.workers.instances import AnyInstance, begun
 from supervisor.workers.lane import Lane
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.orders import Orders
@@ -44,7 +45,7 @@ class Run:
         on_serving: Callable[[], None],
     ) -> None:
         self.lane = Lane(around.lanes, standing.view.name)
-        self.instance: Instance | None = None
+        self.instance: AnyInstance | None = None
         self.successor: Successor | None = None
         self.found: Record | None = None  # what an earlier supervisor left, for the first run
         self._name = standing.view.name
@@ -55,24 +56,20 @@ class Run:
         self._on_serving = on_serving
         self._succeeded = Waits()
 
-    async def begin(self) -> Instance:
-        """A process: the successor of one that failed, one that was found, a spare, or a new one; else NotReady."""
-        record, self.found = self.found, None
-        successor, instance = self.successor, None
+    async def begin(self, patient: bool) -> AnyInstance:
+        """The successor of one that failed, or what `instances.begun` gives; else NotReady."""
+        found, self.found = self.found, None
+        successor, next_one = self.successor, None
         if successor is not None and successor.spec.launch_key() == self._spec().launch_key():
-            instance = successor.hand_out()
+            next_one = successor.hand_out()
         self.drop_successor("its predecessor failed meanwhile")
-        if instance is not None:
-            instance.is_alone()
-        elif record is None:
-            spare = await self._around.spare.take(self._spec)
-            instance = Instance.launch(self._spec(), self._around, spare)
-        else:
-            instance = Instance.adopt(self._spec(), self._around, record)
-        self._take(instance, "worker_found" if instance.adopted else "worker_started")
+        if next_one is not None:
+            next_one.is_alone()
+        instance = next_one or await begun(self._spec, self._around, found, patient)
+        self._take(instance, instance.origin)
         return instance
 
-    async def serve(self, instance: Instance) -> tuple[Instance, Fault | None]:
+    async def serve(self, instance: AnyInstance) -> tuple[AnyInstance, Fault | None]:
         """Until it is over: the process that ran last, and None when it had to stop, else what is wrong with it."""
         orders = self._orders
         began = self._now()
@@ -88,7 +85,7 @@ class Run:
             instance = await self._succeed(instance)
         return instance, fault
 
-    async def end(self, instance: Instance, fault: Fault | None) -> None:
+    async def end(self, instance: AnyInstance, fault: Fault | None) -> None:
         """To an empty process group.
 
         1. Failed: nobody has to wait for its answers, and nothing of it is asked politely.
@@ -104,11 +101,11 @@ class Run:
             return
         if self._standing.state is S.READY:  # 2
             self._standing.move(S.DRAINING, why)
-            await self.lane.drain(spec.drain_timeout, instance.process.exited, orders.cut_drain)
+            await self.lane.drain(spec.drain_timeout, instance.exited, orders.cut_drain)
         self._standing.move(S.STOPPING, why)  # 3
-        if instance.process.exited.is_set():
+        if instance.exited.is_set():
             self.lane.detach()
-        await instance.stop(spec.stop_timeout, orders.cut_stop)
+        await instance.stop(spec.stop_timeout, orders.cut_stop, orders.ending.cause if orders.ending else "stop")
         self.lane.detach()
 
     def give_back(self) -> None:
@@ -116,7 +113,7 @@ class Run:
         instance, self.instance = self.instance, None
         if instance is not None:
             self._close(instance)
-            self._standing.show(log_tail=tuple(instance.tail.last))
+            self._standing.view = instance.shown(self._standing.view)
         self._standing.show(pid=None, pgid=None, port=None, ready_since=None)
         self.lane.detach()
 
@@ -127,7 +124,7 @@ class Run:
         if self.successor is None:
             self._standing.show(reason=f"goes on until its next process is ready ({cause})")
             self.successor = Successor(self._spec(), self._around, cause, self._orders.nudge)
-            if self.instance is not None and self.successor.instance is not None:
+            if isinstance(self.instance, Instance) and self.successor.instance is not None:
                 self.instance.tail.secrets.add(self.successor.instance.endpoint.api_key)
 
     async def succeeded(self) -> None:
@@ -144,7 +141,7 @@ class Run:
                 self._standing.show(reason=None)
             self._succeeded.answer(WorkerError(f"the next process of {self._name} did not take over: {why}"))
 
-    async def _succeed(self, instance: Instance) -> Instance:
+    async def _succeed(self, instance: AnyInstance) -> AnyInstance:
         """The successor is there, or is not going to be: the process that goes on. Clients wait for the drain only.
 
         1. It failed, or has ended since: everything stays as it is.
@@ -154,13 +151,13 @@ class Run:
         orders, spec, successor = self._orders, self._spec(), self.successor
         assert successor is not None, "it called"
         new = successor.instance
-        if successor.ready is None or new is None or new.process.exited.is_set():  # 1
+        if successor.ready is None or new is None or new.exited.is_set():  # 1
             why = successor.fault.text if successor.fault else "ended by itself"
             log.error("worker_not_succeeded", model=self._name, cause=successor.cause, why=why)
             self.drop_successor(why)
             return instance
-        await self.lane.drain(spec.drain_timeout, instance.process.exited, orders.cut_drain)  # 2
-        self.lane.detach(killed=instance.process.exited.is_set() and instance.killed)
+        await self.lane.drain(spec.drain_timeout, instance.exited, orders.cut_drain)  # 2
+        self.lane.detach(killed=instance.exited.is_set() and instance.killed)
         successor.hand_out()
         self.successor = None
         self._take(new, "worker_succeeded")  # 3
@@ -169,7 +166,7 @@ class Run:
             self._standing.show(reason=None)
             self._standing.restarted(successor.cause)
             self._succeeded.answer()
-            await instance.stop(spec.stop_timeout, orders.cut_stop)
+            await instance.stop(spec.stop_timeout, orders.cut_stop, successor.cause)
         finally:
             self._close(instance)
             new.is_alone()
@@ -180,14 +177,14 @@ class Run:
     def _is_called(self) -> bool:
         return self._orders.run_is_over or (self.successor is not None and self.successor.settled)
 
-    def _take(self, instance: Instance, event: str) -> None:
+    def _take(self, instance: AnyInstance, event: str) -> None:
         """This process is the model's from now on."""
-        process, port = instance.process, instance.endpoint.port
         self.instance = instance
-        self._standing.show(pid=process.pid, pgid=process.pgid, port=port)
-        log.info(event, model=self._name, pid=process.pid, port=port)
+        self._standing.show(port=instance.endpoint.port)
+        pid = instance.shown(self._standing.view).pid
+        log.info(event, model=self._name, pid=pid, port=instance.endpoint.port)
 
-    def _serving(self, instance: Instance, endpoint: Endpoint, seconds: float) -> None:
+    def _serving(self, instance: AnyInstance, endpoint: Endpoint, seconds: float) -> None:
         """It became ready: requests may go to it."""
         instance.is_serving()
         if endpoint.version not in (None, *TESTED_VERSIONS):
@@ -200,9 +197,10 @@ class Run:
             self._standing.move(S.READY, None)
         self._on_serving()
 
-    def _close(self, instance: Instance) -> None:
+    def _close(self, instance: AnyInstance) -> None:
         instance.close()
-        log.info("worker_ended", model=self._name, pid=instance.process.pid, how=instance.how())
+        pid = instance.shown(self._standing.view).pid
+        log.info("worker_ended", model=self._name, pid=pid, how=instance.how())
 
     @staticmethod
     def _now() -> float:

@@ -11,7 +11,7 @@ import structlog
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.liveness import Work
-from supervisor.workers.instance import Instance
+from supervisor.workers.instances import AnyInstance
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.readiness import NotReady
 from supervisor.workers.waits import cancelled
@@ -36,13 +36,13 @@ class Order(NamedTuple):
     is_given: Callable[[], bool]
 
 
-async def until_ready(instance: Instance, order: Order, spec: Callable[[], WorkerSpec]) -> Endpoint | Fault | None:
+async def until_ready(instance: AnyInstance, order: Order, spec: Callable[[], WorkerSpec]) -> Endpoint | Fault | None:
     """Wait until a worker that was started serves, if it goes on making progress for so long.
 
     Its endpoint; what is wrong with it; or None when the order came first.
     """
     given = asyncio.create_task(order.given())
-    exited = asyncio.create_task(instance.process.exited.wait())
+    exited = asyncio.create_task(instance.exited.wait())
     becoming = asyncio.create_task(instance.becomes_ready())
     still = asyncio.create_task(instance.stands_still(lambda: spec().start_timeout))
     tasks: list[asyncio.Task[Any]] = [given, exited, becoming, still]
@@ -54,19 +54,19 @@ async def until_ready(instance: Instance, order: Order, spec: Callable[[], Worke
             return Fault(f"ended by itself while starting: {instance.ending()}")
         if becoming.done():
             return becoming.result()
-        return Fault(f"no progress for {still.result():.0f} s while starting; {instance.last_words()}")
+        return Fault(instance.blame(f"no progress for {still.result():.0f} s while starting"))
     except NotReady as error:
-        return Fault(f"{error}; {instance.last_words()}")
+        return Fault(instance.blame(str(error)))
     finally:
         await cancelled(tasks)
 
 
 async def until_over(
-    instance: Instance, order: Order, work: Callable[[], Work], spec: Callable[[], WorkerSpec]
+    instance: AnyInstance, order: Order, work: Callable[[], Work], spec: Callable[[], WorkerSpec]
 ) -> Fault | None:
     """Wait as long as a worker that serves gets on with its work: what is wrong, or None when the order came first."""
     given = asyncio.create_task(order.given())
-    exited = asyncio.create_task(instance.process.exited.wait())
+    exited = asyncio.create_task(instance.exited.wait())
     dead = asyncio.create_task(instance.dies(work, lambda: spec().stall_timeout))
     tasks: list[asyncio.Task[Any]] = [given, exited, dead]
     try:
@@ -75,9 +75,9 @@ async def until_over(
             return None
         if exited.done():
             return Fault(f"ended by itself: {instance.ending()}")
-        log.error("worker_dead", model=spec().name, why=dead.result(), next="SIGKILL, and what it had is sent again")
+        log.error("worker_dead", model=spec().name, why=dead.result(), next=instance.remedy)
         return Fault(f"dead: {dead.result()}", "stalled")
     except NotReady as error:
-        return Fault(f"{error}; {instance.last_words()}")
+        return Fault(instance.blame(str(error)))
     finally:
         await cancelled(tasks)

@@ -12,6 +12,7 @@ import structlog
 from supervisor.core.lifecycle import STARTS_GIVEN_UP, BackOff
 from supervisor.core.model import ModelState
 from supervisor.errors import WorkerError
+from supervisor.workers.instances import worth_a_try
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.orders import Ending, Orders
 from supervisor.workers.readiness import NotReady
@@ -25,6 +26,9 @@ from supervisor.workers.waits import Waits
 log = structlog.get_logger(__name__)
 
 S = ModelState
+
+# Seconds between two looks whether somebody else has started what only they can start.
+LOOK_AGAIN = 2.0
 
 
 class Worker:
@@ -52,7 +56,7 @@ class Worker:
         """How it is now."""
         view, run = self._standing.view, self._run
         if run.instance is not None:
-            view = replace(view, log_tail=tuple(run.instance.tail.last))
+            view = run.instance.shown(view)
         if run.successor is not None and run.successor.instance is not None:
             view = replace(view, successor_pgid=run.successor.instance.process.pgid)
         return view
@@ -94,8 +98,9 @@ class Worker:
             self._orders.end(Ending(cause, restart=True))
 
     def want_successor(self, cause: str) -> bool:
-        """If it serves, have its next process brought up beside it, to take its place; False when it does not."""
-        if self.state is not S.READY or self._orders.run_is_over:
+        """If it serves, have its next process brought up beside it, to take its place; False when it does not, or it is
+        not ours to start."""
+        if self.state is not S.READY or self._orders.run_is_over or self.spec.elsewhere is not None:
             return False
         self._run.raise_successor(cause)
         return True
@@ -175,7 +180,7 @@ class Worker:
         self._move(S.STARTING, self._standing.view.reason if again else None)
         fault: Fault | None = None
         try:
-            instance = await self._run.begin()  # 1
+            instance = await self._run.begin(patient=not self._back_off.fruitless)  # 1
             instance, fault = await self._run.serve(instance)  # 2
             await self._run.end(instance, fault)  # 3
         except asyncio.CancelledError:
@@ -218,14 +223,17 @@ class Worker:
         self._restart_cause = fault.cause
         now = asyncio.get_running_loop().time()
         wait = self._back_off.crashed(now) if self._run.successor is None else 0.0
-        if self._back_off.given_up:
+        never_given_up = self.spec.elsewhere is not None  # whoever runs it may start it at any time
+        if self._back_off.given_up and not never_given_up:
             reason = f"given up after {STARTS_GIVEN_UP} starts: {fault.text}"
             self._orders.wanted = False
             self._run.lane.unavailable(reason, None)
             self._move(S.FAILED, reason)
             self._ready_waits.answer(WorkerError(reason))
             return
-        if wait:
+        if never_given_up and self._back_off.fruitless:
+            self._run.lane.unavailable(fault.text, None)
+        elif wait:
             self._run.lane.unavailable(fault.text, wait)
         self._standing.show(backoff_until=now + wait)
         self._move(S.BACKOFF, fault.text)
@@ -236,6 +244,8 @@ class Worker:
         if self.state is S.BACKOFF and until is not None:
             left = until - asyncio.get_running_loop().time()
             await self._orders.until(lambda: self.state is not S.BACKOFF, max(0.0, left))
+        while self.state is S.BACKOFF and self._back_off.fruitless and not await worth_a_try(self.spec):
+            await self._orders.until(lambda: self.state is not S.BACKOFF, LOOK_AGAIN)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 

@@ -120,6 +120,23 @@ async def test_what_takes_too_long_is_told(tmp_path: Path) -> None:
         await desk.control.unload("a")
 
 
+async def test_what_something_else_runs_is_not_stopped(tmp_path: Path) -> None:
+    """Without any control over it unload and restart are refused by name, before anything is done or told."""
+    desk = Desk(tmp_path, House(FakeModel("a", managed=False, stoppable=False), FakeModel("b", managed=False)))
+    assert (await desk.while_time_passes(desk.control.load("a")))["state"] == "ready"
+    told = len(desk.house.journal.last(100))
+    for act in (desk.control.unload, desk.control.restart):
+        with pytest.raises(Refused) as refused:
+            await act("alias")
+        assert str(refused.value) == (
+            "a: attached by url, without pid_file or systemd_unit; this supervisor cannot stop it"
+        )
+    assert len(desk.house.journal.last(100)) == told
+    assert ("stop", "a", "operator") not in desk.house.workers.asked
+    await desk.while_time_passes(desk.control.load("b"))
+    assert (await desk.control.unload("b"))["state"] == "stopped"
+
+
 async def test_unload_and_restart(tmp_path: Path) -> None:
     """`unload` leaves it stopped, `restart` leaves it ready."""
     desk = Desk(tmp_path, House())

@@ -106,6 +106,25 @@ def test_what_one_model_is(tmp_path: Path, model: str, path: str, restarts: bool
     assert diff(old, new) == Diff(live=(path,), models_changed=("a",) if restarts else ())
 
 
+ATTACHED = [
+    ("url: 'http://127.0.0.1:9001'", "models.e.url", True),
+    ("url: 'http://127.0.0.1:9000', pid_file: /run/x.pid", "models.e.pid_file", True),
+    ("url: 'http://127.0.0.1:9000', systemd_unit: x.service", "models.e.systemd_unit", True),
+    ("url: 'http://127.0.0.1:9000', pinned: true", "models.e.pinned", False),
+]
+
+
+@pytest.mark.parametrize(("model", "path", "attached_anew"), ATTACHED)
+def test_what_an_attached_model_is(tmp_path: Path, model: str, path: str, attached_anew: bool) -> None:
+    """One that something else runs is let go and attached anew only for what is about where and how to reach it."""
+    base = BASE + "  - {name: e, url: 'http://127.0.0.1:9000'}\n"
+    old = settings_of(tmp_path, base)
+    new = settings_of(tmp_path, base.replace("url: 'http://127.0.0.1:9000'", model))
+    assert diff(old, new) == Diff(live=(path,), models_changed=("e",) if attached_anew else ())
+    other = settings_of(tmp_path, base.replace("env: {A: b}", "env: {A: c}"))
+    assert diff(old, other).models_changed == BOTH
+
+
 def test_models_come_and_go(tmp_path: Path) -> None:
     """Models are told apart by name: a new name is a new model, and another order is no more than that."""
     old = settings_of(tmp_path, BASE)

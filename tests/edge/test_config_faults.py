@@ -110,7 +110,6 @@ proxy: {}
         (14, "models.1.model_id"),
         (15, "models.1.pinned"),
         (16, "models.2.name"),
-        (16, "models.2.model_id"),
         (16, "models.2.url"),
         (17, "proxy.listen"),
         (18, "proxy"),
@@ -198,6 +197,8 @@ def test_notes_refuse_nothing(tmp_path: Path) -> None:
     program = tmp_path / "infinity_emb"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "key").chmod(0o644)
     for text, notes in [
         ("", [(1, "models", "no models are configured"), (1, "infinity.command.0", "infinity_emb is not in PATH")]),
         (f"infinity: {{env: {{PATH: '{tmp_path}'}}}}\n", [(1, "models", "no models")]),
@@ -206,6 +207,10 @@ def test_notes_refuse_nothing(tmp_path: Path) -> None:
         (
             "infinity: {command: [./infinity_emb]}\nmodels: [{name: a, model_id: b, device_id: 1}]",
             [(2, "models.0.device_id", "no effect")],
+        ),
+        (
+            "infinity: {command: [./infinity_emb]}\nmodels: [{name: a, url: 'http://h:1', api_key_file: ./key}]",
+            [(2, "models.0.api_key_file", "(mode 644): `chmod 600` keeps the key private")],
         ),
         (
             "infinity: {command: [./infinity_emb]}\nmodels: [{name: a, model_id: b}]\nproxy: {queue: {max_bytes: 9}}\n",

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from supervisor.config import Settings, check, effective, load, parse_address, queue_bytes
+from supervisor.config import Fault, Settings, check, effective, load, parse_address, queue_bytes
 from supervisor.config.resource_monitor import RUNGS, threshold_key
 from supervisor.core.model import Signal
 from supervisor.core.policy import BatchPolicy, Policy, ResidencyPolicy, Thresholds
@@ -115,6 +115,10 @@ MODEL_DEFAULTS: dict[str, Any] = {
     "preload": True,
     "pinned": False,
     "memory_gb": None,
+    "url": None,
+    "api_key_file": None,
+    "systemd_unit": None,
+    "pid_file": None,
 }
 
 
@@ -413,6 +417,32 @@ def test_dates_and_gpu_ids_are_what_they_look_like(tmp_path: Path) -> None:
         "MIG-GPU-8932f937/1/0",
     ]
     assert (models[0].name, models[1].memory_gb) == ("2024-05-01", 2.0)
+
+
+def test_models_that_something_else_runs_take_no_place(tmp_path: Path) -> None:
+    """Pinned models count as far as they have a place in memory, and so do those that need one besides them."""
+    one = "model_memory_manager: {max_models_in_memory: 1}\nmodels:\n"
+    attached = "- {name: b, url: 'http://127.0.0.1:9000', pinned: true}\n"
+    assert settings_of(tmp_path, one + "- {name: a, model_id: x, pinned: true}\n" + attached)
+    assert settings_of(tmp_path, one + "- {name: a, model_id: x}\n" + attached)
+    controlled = attached.replace("pinned: true", "systemd_unit: b.service")
+    faults = settings_faults(tmp_path, one + "- {name: a, model_id: x, pinned: true}\n" + controlled)
+    assert [fault.path for fault in faults] == ["models.0.pinned"]
+
+
+def settings_faults(tmp_path: Path, text: str) -> tuple[Fault, ...]:
+    """The faults of a file with that text."""
+    (tmp_path / "a.yaml").write_text(text)
+    return check(tmp_path / "a.yaml").faults
+
+
+def test_files_of_an_attached_model_count_from_the_config_file(tmp_path: Path) -> None:
+    """`api_key_file` and `pid_file` are found beside the config, wherever the supervisor is started."""
+    (tmp_path / "key").write_text("secret")
+    model = "{name: a, url: 'http://127.0.0.1:9000', api_key_file: ./key, pid_file: run/a.pid}"
+    [found] = settings_of(tmp_path, f"models: [{model}]").models
+    assert (found.api_key_file, found.pid_file) == (f"{tmp_path}/key", f"{tmp_path}/run/a.pid")
+    assert "secret" not in str(effective(load(tmp_path / "a.yaml")))
 
 
 def test_pinned_models_may_fill_memory_when_nothing_else_is_to_be_loaded(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from supervisor.core.model import ModelState
 from supervisor.errors import WorkerError
 from supervisor.workers import launch
-from supervisor.workers.launch import WorkerSpec, command_line, environment, free_port, is_free
+from supervisor.workers.launch import Elsewhere, WorkerSpec, command_line, environment, free_port, is_free
 from supervisor.workers.process import Process, group_activity, start_ticks
 from tests.support.fake_lanes import bench, group, scripted
 
@@ -114,6 +114,7 @@ def test_only_some_settings_need_a_new_process() -> None:
         "args": ("--x",),
         "env": {"A": "b"},
         "command": ("other",),
+        "elsewhere": Elsewhere("127.0.0.1", 8000),
     }
     live = {"batch_size": 5, "cpu_held": True, "warm_spare": True}
     live |= {f"{what}_timeout": 1.0 for what in ("start", "drain", "stop", "stall")}
@@ -123,6 +124,14 @@ def test_only_some_settings_need_a_new_process() -> None:
     for name, value in live.items():
         assert replace(SPEC, **{name: value}).launch_key() == SPEC.launch_key()  # type: ignore[arg-type]
     assert hash(SPEC.launch_key())
+
+
+def test_only_the_way_to_an_attached_one_needs_another_attachment() -> None:
+    """Of a model that something else runs, what a process of ours would be started with does not count."""
+    spec = replace(SPEC, elsewhere=Elsewhere("127.0.0.1", 8000))
+    assert replace(spec, command=("other",), env={"A": "b"}).launch_key() == spec.launch_key()
+    assert replace(spec, elsewhere=Elsewhere("127.0.0.1", 8001)).launch_key() != spec.launch_key()
+    assert len(spec.fingerprint) == len(SPEC.fingerprint)
 
 
 def test_ports_are_free_and_not_the_kernels_to_give_away() -> None:

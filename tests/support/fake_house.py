@@ -23,6 +23,8 @@ class FakeModel:
     on_gpu: bool | None = False
     device_id: int | str | None = None
     estimate: int | None = None
+    managed: bool = True
+    stoppable: bool = True
 
 
 @dataclass

@@ -162,16 +162,22 @@ class Server:
 
 @contextlib.contextmanager
 def serve(
-    args: Sequence[str], *, command: Sequence[str] | None = None, env: dict[str, str] | None = None, timeout: float = 90
+    args: Sequence[str],
+    *,
+    command: Sequence[str] | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = 90,
+    port: int = 0,
 ) -> Iterator[Server]:
-    """A real Infinity with these arguments on a free port, ready; killed at the end.
+    """A real Infinity with these arguments on a free port (or that one), ready; killed at the end.
 
     `command` is the template's by default; `plain_command()` starts one the slow way. `env` is added to the clean
     environment. RuntimeError with its output when it ends before it is ready, or is not ready within `timeout` seconds.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="infinity-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as output:
