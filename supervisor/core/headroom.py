@@ -32,7 +32,7 @@ class Headroom:
         """The same orders, with what the parts may take; unchanged where memory is drilled or can't be read.
 
         1. Now: up to the shrink threshold. At the last: up to unload. One that is off stands for the other.
-        2. At best, for one model: up to unload, with all other models gone and others using the least they ever did.
+        2. At best, for one model: up to unload, with all other processes gone and others using the least they ever did.
         """
         self._learn(sample, models, use, drilled)
         usual = thresholds.unload if thresholds.shrink is None else thresholds.shrink
@@ -43,7 +43,7 @@ class Headroom:
         for model in models:
             if model.device == "cpu" and model.name in lanes:
                 used = use.get(model.name)
-                _, loaded = self._loaded.get(model.name, (None, 0))
+                loaded = sum(self._loaded[m.name][1] for m in models if m.name in self._loaded and _share(m, model))
                 lanes[model.name] = replace(
                     lanes[model.name],
                     main_pid=used.main_pid if used else None,
@@ -68,3 +68,8 @@ class Headroom:
         if sample.memory_limit != self._limit:
             self._limit, self._foreign = sample.memory_limit, foreign
         self._foreign = min(self._foreign, foreign)
+
+
+def _share(one: ModelView, other: ModelView) -> bool:
+    """Whether both are in one process."""
+    return one.name == other.name or (one.group is not None and one.group == other.group)
