@@ -90,6 +90,7 @@ class FakeView:
     unloads: int = 0
     restarts: int = 0
     successor_pgid: int | None = None
+    group: str | None = None
 
 
 @dataclass
