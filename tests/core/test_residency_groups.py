@@ -23,6 +23,9 @@ def test_a_process_is_shown_as_a_whole() -> None:
     assert (whole.memory_bytes, whole.estimate) == (2 * GB, 3 * GB)
     assert (whole.queued, whole.inflight, whole.leases, whole.uses) == (1, 2, 1, 9)
     assert (whole.pinned, whole.wanted, whole.oldest_wait) == (True, True, 5.0)
+    assert whole.successor_bytes is None
+    (rising,) = by_process([model(name, group="g", successor_bytes=GB) for name in "ab"])
+    assert rising.successor_bytes == 2 * GB
 
 
 def test_a_load_of_which_only_a_share_is_known_is_not_known() -> None:
@@ -109,6 +112,16 @@ def test_a_refusal_is_told_to_each_model() -> None:
     why = {step.why for step in script.steps}
     assert why == {"max_models_in_memory is 3, and pinned models hold 2 of the 4 places needed: p, q"}
     assert script.manager.waits_for("b") == why.pop()
+
+
+def test_a_group_that_has_grown_is_replaced_as_one() -> None:
+    """What its models show are shares of one process's growth; one step names the group, which has these models."""
+    script = Script(*pair(memory_bytes=GB), recycle_growth=GB, inactive_timeout=0)
+    said = script.until(0, 60)
+    assert said == []
+    assert script.at(61, a={"memory_bytes": 1_600_000_000}, b={"memory_bytes": 1_600_000_000}) == ["recycle g"]
+    assert script.manager.models_of("g") == ("a", "b")
+    assert script.manager.models_of("nobody") == ("nobody",)
 
 
 def test_failing_is_the_groups_too() -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from supervisor.core.endpoint import Endpoint
 from supervisor.core.liveness import Work
 from supervisor.core.model import ModelState
 from supervisor.errors import WorkerError
+from supervisor.workers.lane import Lane
 from supervisor.workers.records import Records
-from tests.support.fake_lanes import Bench, bench, group, grouped, scripted
+from tests.support.fake_lanes import Bench, FakeLanes, bench, group, grouped, scripted
 
 S = ModelState
 
@@ -103,6 +105,41 @@ async def test_a_model_in_doubt_that_lives_lets_the_others_go_on(tmp_path: Path)
         await it.until(lambda: it.lanes.calls("b")[:2] == ["drain", "attach"])
         assert it.lanes.calls("a") == []
         assert it.view("a").restarts == 0
+
+
+async def test_a_doubt_that_is_cut_short_leaves_nobody_aside() -> None:
+    """Something else comes first, and the worker may go on: the other model does, too. Two in doubt take turns."""
+    lanes, turns = FakeLanes(), asyncio.Lock()
+    lane = Lane(lanes, ("a", "b"))
+    lane.attach((Endpoint("a", "127.0.0.1", 1, "k"), Endpoint("b", "127.0.0.1", 1, "k")))
+
+    async def doubt(model: str) -> None:
+        async with lane.apart(model, turns):
+            await asyncio.sleep(3600)
+
+    first, second = asyncio.create_task(doubt("a")), asyncio.create_task(doubt("b"))
+    await asyncio.sleep(0.01)
+    assert (lanes.calls("a"), lanes.calls("b")) == (["attach"], ["attach", "drain"])
+    first.cancel()
+    await asyncio.sleep(0.01)
+    assert (lanes.calls("a"), lanes.calls("b")) == (["attach", "drain"], ["attach", "drain", "attach"])
+    second.cancel()
+    await asyncio.wait([first, second])
+    assert lanes.calls("a")[-1] == "attach"
+    assert not turns.locked()
+
+
+async def test_a_group_goes_on_in_its_next_process(tmp_path: Path) -> None:
+    """A restart beside brings both models up in the new process before the old one goes; nobody is without a worker."""
+    async with bench(tmp_path, grouped("g", "a", "b")) as it:
+        await it.pool.ensure_ready("a")
+        old = it.view("a").pid or 0
+        await it.pool.restart("b", "operator", beside=True)
+        assert it.view("a").pid == it.view("b").pid != old
+        assert [it.lanes.endpoints[name].port for name in "ab"] == [it.view("a").port] * 2
+        assert [it.hooks.seen["restart", name, "operator"] for name in "ab"] == [1, 1]
+        await it.until(lambda: not group(old))
+        assert ("a", S.DRAINING) not in it.states
 
 
 async def test_a_reload_that_makes_a_group_ends_the_old_processes_first(tmp_path: Path) -> None:
