@@ -116,7 +116,7 @@ def test_every_command_is_in_the_table_with_the_options_it_has() -> None:
 
 def shown_commands() -> list[list[str]]:
     """Every call of the command that README.md shows in a block or in back-ticks, as words."""
-    blocks = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    blocks = [text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL) if not kind]
     prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`(infinity-supervisor [^`]+)`", prose)
