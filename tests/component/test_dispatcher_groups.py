@@ -104,6 +104,26 @@ async def test_only_the_input_that_kills_is_blamed(window: int) -> None:
         w.check_empty()
 
 
+async def test_nothing_is_sent_to_a_process_that_may_be_going_down() -> None:
+    """A broken connection of one model is seen before the end of the process: meanwhile the others wait, too."""
+    async with together() as w:
+        w.order(4, 2)
+        process = Process(w, lambda sent: sent.rows == ["bad0"])
+        dying = process.workers["b"]
+        bad = w.ask("a", name="bad")
+        await asyncio.sleep(1.005)
+        assert process.deaths
+        late = w.ask("b", name="late")
+        await w.settle()
+        assert not dying.sent
+        await late
+        assert late.right
+        lanes = {lane.model.name: lane for lane in w.dispatcher._lanes}
+        assert not lanes["b"].suspects.known
+        await bad
+        assert bad.refusal.reason is Reason.POISON_INPUT
+
+
 async def test_both_models_may_have_a_bad_input_at_once() -> None:
     """Suspects of two models take turns: each is found, nobody else is blamed, nothing waits for ever."""
     async with together() as w:
