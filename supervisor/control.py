@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from supervisor import report
+from supervisor import report, world
 from supervisor.controller import Controller
 from supervisor.core.model import LIVE_STATES, ModelState, Reading, Signal
 from supervisor.core.sentences import Action
@@ -102,19 +102,20 @@ class Control:
     # -- acts -------------------------------------------------------------------------------------------------------
 
     async def load(self, name: str) -> dict[str, Any]:
-        """Have a model loaded, others evicted for it if need be; returns once it is ready."""
+        """Have a model, and its group, loaded, others evicted for it if need be; returns once it is ready."""
         name = self._known(name)
         self._pool.forgive(name)
-        self._controller.decide(Action.LOAD, target=name, why=OPERATOR)
+        self._decide(Action.LOAD, name)
         self._controller.want(name)
         await self._until_ready(name)
         return self._outcome(name)
 
     async def unload(self, name: str) -> dict[str, Any]:
-        """Drain and stop a model's worker, pinned or last as it may be."""
+        """Drain and stop a model's worker, and so its group, pinned or last as it may be."""
         name = self._stoppable(name)
-        self._controller.unwant(name)
-        self._controller.decide(Action.UNLOAD, target=name, why=OPERATOR)
+        for each in (name, *self._together_with(name)):
+            self._controller.unwant(each)
+        self._decide(Action.UNLOAD, name)
         await self._bounded(self._pool.ensure_stopped(name, "operator"))
         return self._outcome(name)
 
@@ -125,7 +126,7 @@ class Control:
         drained and stopped first, and keeps its place in memory. 3. Else it is loaded.
         """
         name = self._stoppable(name)
-        self._controller.decide(Action.RESTART, target=name, why=OPERATOR)
+        self._decide(Action.RESTART, name)
         if self._controller.workers.views()[name].state in LIVE_STATES:
             beside = self._controller.residency.fits_beside(name)
             await self._bounded(self._pool.restart(name, "operator", beside))
@@ -183,11 +184,21 @@ class Control:
             raise Refused(f"{name}: attached by url, without pid_file or systemd_unit; this supervisor cannot stop it")
         return name
 
+    def _together_with(self, name: str) -> list[str]:
+        return world.together_with(name, self._controller.workers.views())
+
+    def _decide(self, action: Action, name: str) -> None:
+        others = self._together_with(name)
+        why = f"{OPERATOR}, together with {', '.join(others)}" if others else OPERATOR
+        self._controller.decide(action, target=name, why=why)
+
     def _outcome(self, name: str) -> dict[str, Any]:
         view = self._controller.workers.views().get(name)
         if view is None:
             return {"model": name, "state": ModelState.STOPPED.value, "reason": "removed from the configuration"}
-        return {"model": name, "state": view.state.value, "reason": view.reason}
+        outcome = {"model": name, "state": view.state.value, "reason": view.reason}
+        others = self._together_with(name)
+        return {**outcome, "together_with": others} if others else outcome
 
     async def _until_ready(self, name: str) -> None:
         refusals = self._controller.refusals

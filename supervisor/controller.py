@@ -188,7 +188,7 @@ class Controller:
         if self.sample is None:
             return
         if now - self._used_at >= USE_INTERVAL - RAW_INTERVAL / 2:
-            use = self.sampler.worker_use(world.process_groups(self.workers.views(), self.workers.spare), now)
+            use = world.worker_use(self.sampler, self.workers, now)
             self._own_cpu = world.own_cpu_percent(self.use, use, now - self._used_at, self.sample.cores)
             self.use, self._used_at = use, now
         if self.operator_pause is not None and now >= self.operator_pause:
@@ -315,8 +315,8 @@ class Controller:
                     Action.RECYCLE, target=model, why=why, outcome=outcome, **self._reading(signal, Rung.SHRINK)
                 )
                 if not self.policy.observe:
-                    if signal is not None:
-                        self.lanes.lower_cap(model)
+                    for name in self.residency.models_of(model) if signal is not None else ():
+                        self.lanes.lower_cap(name)
                     self.workers.request_restart(model, "recycle", beside)
             case Refuse(model, why):
                 self.decide(Action.REFUSE, target=model, why=why)

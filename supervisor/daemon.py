@@ -165,7 +165,7 @@ class Daemon:
             accepting=lambda: not self._stop.is_set(),
             load_timeout=lambda: self.settings.infinity.start_timeout + self.settings.infinity.drain_timeout,
             infinity=queues.readings,
-            logs=lambda name, count, after: logfile.read(state.logs, name, count, after),
+            logs=lambda name, *which: logfile.read(state.logs, wiring.process_of(self.settings, name), *which),
         )
         proxy_address, admin_address = settings.proxy.address, settings.admin.address
         self.admin = AdminServer(self.control, self.metrics, admin_address.host, admin_address.port)

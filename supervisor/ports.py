@@ -42,8 +42,10 @@ class Lanes(Protocol):
 
 
 class WorkerView(Protocol):
-    """One model's worker as its owner shows it."""
+    """One model's worker as its owner shows it; models of one `group` have the same."""
 
+    @property
+    def group(self) -> str | None: ...
     @property
     def state(self) -> ModelState: ...
     @property

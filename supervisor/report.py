@@ -146,6 +146,8 @@ def _model(controller: Controller, model: Model, view: WorkerView, demand: Deman
         "queued_requests": demand.queued_requests if demand else 0,
         "device": world.device_of(model, controller.sample),
     }
+    if view.group is not None:
+        entry["group"] = view.group
     if use and use.gpu_memory_bytes:
         entry["gpu_memory_bytes"] = use.gpu_memory_bytes
     if use:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from supervisor.config import ModelSettings, Settings, parse_url, queue_bytes
+from supervisor.config.groups import processes
 from supervisor.core.payload import DEFAULT_MAX_INPUTS
 from supervisor.proxy.dispatcher import QueueLimits, ServedModel
-from supervisor.workers.launch import Elsewhere, WorkerSpec
+from supervisor.workers.launch import Elsewhere, Member, WorkerSpec
 
 GIB = 1024**3
 # Devices with memory of their own; on the others (mps, xla) a model lives in the host's.
@@ -18,6 +19,7 @@ class ConfiguredModel:
     """What the controller needs of a model's settings; `estimate` in bytes, `on_gpu` None where Infinity chooses.
 
     `managed`: it can be both started and stopped; `stoppable`: at least stopped.
+    A model is pinned, too, when another one of its group is.
     """
 
     name: str
@@ -32,10 +34,11 @@ class ConfiguredModel:
 
 def configured_models(settings: Settings) -> tuple[ConfiguredModel, ...]:
     """The models as the controller takes them."""
+    staying = {model.group or model.name for model in settings.models if model.pinned}
     return tuple(
         ConfiguredModel(
             name=model.name,
-            pinned=model.pinned,
+            pinned=(model.group or model.name) in staying,
             preload=model.preload,
             on_gpu=None if model.device == "auto" else model.device in GPU_DEVICES,
             device_id=model.device_id,
@@ -48,13 +51,15 @@ def configured_models(settings: Settings) -> tuple[ConfiguredModel, ...]:
 
 
 def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
-    """The models as the worker pool takes them."""
+    """The models as the worker pool takes them: one for each process."""
     infinity = settings.infinity
+    processes_of = {name: [settings.models[index] for index in found] for name, found in processes(settings).items()}
     return tuple(
         WorkerSpec(
-            name=model.name,
+            name=name,
             model_id=model.model_id or "",
             engine=model.engine,
+            group=tuple(Member(m.name, m.model_id or "", m.engine) for m in (model, *others)) if model.group else (),
             device=model.device,
             device_id=model.device_id,
             args=tuple(model.args),
@@ -69,7 +74,7 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
             warm_spare=infinity.warm_spare and model.url is None,
             elsewhere=_elsewhere(model),
         )
-        for model in settings.models
+        for name, (model, *others) in processes_of.items()
     )
 
 
@@ -82,6 +87,7 @@ def served_models(settings: Settings) -> tuple[ServedModel, ...]:
             max_inputs=_max_inputs(settings, model),
             batch_size=settings.batch_controller.max_batch_size,
             counts_characters=_counts_characters(settings, model),
+            group=model.group,
         )
         for model in settings.models
     )
@@ -101,6 +107,11 @@ def queue_limits(settings: Settings, total_memory: int) -> QueueLimits:
 def names(settings: Settings) -> dict[str, str]:
     """Every name and alias, and the model's name behind it."""
     return {alias: model.name for model in settings.models for alias in (model.name, *model.aliases)}
+
+
+def process_of(settings: Settings, name: str) -> str:
+    """The name of the process that a model is in; its own while it is not configured."""
+    return next((model.group for model in settings.models if model.name == name and model.group), name)
 
 
 def _environment(settings: Settings, model: ModelSettings) -> dict[str, str]:
@@ -125,6 +136,6 @@ def _counts_characters(settings: Settings, model: ModelSettings) -> bool:
     """Whether this model's Infinity counts usage in characters: not with `lengths_via_tokenize`, in doubt not."""
     flags = [word for word in model.args if word in ("--lengths-via-tokenize", "--no-lengths-via-tokenize")]
     if flags:
-        return flags[-1] == "--no-lengths-via-tokenize"
+        return set(flags) == {"--no-lengths-via-tokenize"}  # of a group, in turn for each of its models
     word = _environment(settings, model).get("INFINITY_LENGTHS_VIA_TOKENIZE", "")
     return word.strip().lower() in ("", "0", "false", "no", "off")

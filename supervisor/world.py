@@ -4,6 +4,7 @@ Reads and combines; decides and changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from supervisor.core.assessment import Assessment
 from supervisor.core.model import ModelState, ModelView, Orders, Rung, Sample, Signal, WorkerUse
@@ -11,7 +12,7 @@ from supervisor.core.plan import signal_rung
 from supervisor.core.policy import Policy
 from supervisor.core.residency import Pressure
 from supervisor.core.spare import SPARE, SpareView
-from supervisor.ports import Demand, Model, WorkerView
+from supervisor.ports import Demand, Model, Sampler, Workers, WorkerView
 
 # A model on a GPU that NVML does not show (yet): no device's memory is known for it.
 UNSEEN_GPU = "gpu"
@@ -94,7 +95,38 @@ def _view(
         wanted=wanted is not None,
         successor_bytes=None if worker.successor_pgid is None else held(_successor(model.name)),
         managed=model.managed,
+        group=worker.group,
     )
+
+
+def worker_use(sampler: Sampler, workers: Workers, now: float) -> dict[str, WorkerUse]:
+    """What each model's worker uses, as far as it can be read, the one that is to take its place, and the warm spare.
+
+    Nobody can tell what of a process is whose: models that share one have equal shares, so that sums are right.
+    """
+    sharing: dict[int, list[str]] = {}
+    for name, pgid in process_groups(workers.views(), workers.spare).items():
+        sharing.setdefault(pgid, []).append(name)
+    read = sampler.worker_use({names[0]: pgid for pgid, names in sharing.items()}, now)
+    shares = {names[0]: _share(read[names[0]], len(names)) for names in sharing.values() if names[0] in read}
+    return {name: shares[names[0]] for names in sharing.values() if names[0] in shares for name in names}
+
+
+def _share(use: WorkerUse, models: int) -> WorkerUse:
+    if models == 1:
+        return use
+    return replace(
+        use,
+        cpu_seconds=use.cpu_seconds / models,
+        memory_bytes=use.memory_bytes // models,
+        gpu_memory_bytes=use.gpu_memory_bytes // models,
+    )
+
+
+def together_with(name: str, workers: Mapping[str, WorkerView]) -> list[str]:
+    """The other models of its group: what happens to its worker happens to theirs."""
+    group = workers[name].group if name in workers else None
+    return [other for other, view in workers.items() if group is not None and view.group == group and other != name]
 
 
 def pressure(

@@ -119,7 +119,9 @@ class Api:
         name = model_name(request.raw_path, action)
         acts = {"load": self._control.load, "unload": self._control.unload, "restart": self._control.restart}
         outcome = await acts[action](name)
-        return answer({"text": f"{name} is {outcome.get('state', 'as asked')}", **outcome})
+        others = outcome.get("together_with")
+        also = f", together with {', '.join(others)}" if others else ""
+        return answer({"text": f"{name} is {outcome.get('state', 'as asked')}{also}", **outcome})
 
     async def pause(self, request: web.Request) -> web.Response:
         """Close the gate, for a time or until resumed."""

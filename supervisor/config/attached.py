@@ -6,7 +6,7 @@ from supervisor.config.address import parse_address, parse_url
 from supervisor.config.faults import Path, Problem
 from supervisor.config.settings import ModelSettings, Settings
 
-_LAUNCH = ("model_id", "engine", "device", "device_id", "args", "env")
+_LAUNCH = ("model_id", "engine", "device", "device_id", "args", "env", "group")
 _CONTROL = ("pid_file", "systemd_unit")
 
 

@@ -9,7 +9,7 @@ from supervisor.config.settings import ModelSettings, Settings
 NEEDS_RESTART = frozenset({"proxy.listen", "admin.listen", "state_dir", "logging.format"})
 """What is fixed while the daemon runs: sockets, the locked folder and the way out of the log."""
 
-_LAUNCH = ("model_id", "engine", "device", "device_id", "args", "env")  # of a model
+_LAUNCH = ("model_id", "engine", "device", "device_id", "args", "env", "group")  # of a model
 _ATTACHED = ("url", "api_key_file", "pid_file", "systemd_unit")  # of one that something else runs
 _SHARED_LAUNCH = ("command", "env")  # of `infinity`
 
@@ -64,12 +64,17 @@ def with_fixed_kept(old: Settings, new: Settings) -> Settings:
 
 
 def launch(settings: Settings, model: ModelSettings) -> tuple[Any, ...]:
-    """All that a worker cannot change once it runs. Batch size and time-outs are not of it: they apply as they are."""
+    """All that a worker cannot change once it runs, and who shares it.
+
+    Batch size and time-outs are not of it: they apply as they are.
+    """
     if model.url is not None:
         return tuple(getattr(model, key) for key in _ATTACHED)
+    sharing = sorted((m.name, m.model_id, m.engine) for m in settings.models if model.group and m.group == model.group)
     return (
         *(getattr(settings.infinity, key) for key in _SHARED_LAUNCH),
         *(getattr(model, key) for key in _LAUNCH),
+        sharing,
     )
 
 

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from supervisor.config import attached, owned
+from supervisor.config import attached, groups, owned
 from supervisor.config.address import parse_address
 from supervisor.config.derive import Given, written_thresholds
 from supervisor.config.faults import Path, Problem
@@ -154,8 +154,11 @@ def batch_sizes_in_order(written: Settings, settings: Settings) -> Iterator[Prob
 # -- models ---------------------------------------------------------------------------------------------------------
 
 
+_AS_WHAT = {"name": "the name", "aliases": "an alias", "group": "the group"}
+
+
 def names_are_usable_and_unique(written: Settings, settings: Settings) -> Iterator[Problem]:
-    """Names and aliases are printable, and no two are the same but for case or Unicode form."""
+    """Names, aliases and groups are printable, and no two are the same but for case or Unicode form."""
     first: dict[str, tuple[str, Path]] = {}
     for path, name in _names(settings):
         if name != name.strip():
@@ -166,7 +169,7 @@ def names_are_usable_and_unique(written: Settings, settings: Settings) -> Iterat
         if key in first:
             other, other_path = first[key]
             same = f"{name!r} is" if other == name else f"{name!r} differs only in case or Unicode form from {other!r},"
-            place = f"{'the name' if other_path[2] == 'name' else 'an alias'} of models.{other_path[1]}"
+            place = f"{_AS_WHAT[str(other_path[2])]} of models.{other_path[1]}"
             yield Problem(path, f"{same} {place} already; allowed: unique names and aliases", (other_path,))
         else:
             first[key] = (name, path)
@@ -178,25 +181,11 @@ def _names(settings: Settings) -> Iterator[tuple[Path, str]]:
     for index, model in enumerate(settings.models):
         for number, alias in enumerate(model.aliases):
             yield ("models", index, "aliases", number), alias
-
-
-def pinned_models_leave_room(written: Settings, settings: Settings) -> Iterator[Problem]:
-    """Pinned models never leave, so every other model needs a place besides them."""
-    places = settings.model_memory_manager.max_models_in_memory
-    pinned = [index for index, model in enumerate(settings.models) if model.pinned and model.managed]
-    involved: tuple[Path, ...] = (("profile",), ("model_memory_manager", "max_models_in_memory"), ("models",))
-    involved += tuple(("models", index, "pinned") for index in range(len(settings.models)))
-    if len(pinned) < places or not pinned:
-        return
-    if len(pinned) > places:
-        what = f"{len(pinned)} models are pinned, more than max_models_in_memory, {places}; allowed: at most that many"
-        yield Problem(("models", pinned[places], "pinned"), what, involved)
-    elif other := next((model for model in settings.models if model.managed and not model.pinned), None):
-        what = (
-            f"pinned models take all of max_models_in_memory, {places}, so {other.name!r} could never be loaded; "
-            f"allowed: fewer pinned models, or a higher max_models_in_memory"
-        )
-        yield Problem(("models", pinned[-1], "pinned"), what, involved)
+    seen: set[str] = set()
+    for index, model in enumerate(settings.models):
+        if model.group is not None and model.group not in seen:
+            seen.add(model.group)
+            yield ("models", index, "group"), model.group
 
 
 # -- Infinity -------------------------------------------------------------------------------------------------------
@@ -241,7 +230,8 @@ RULES: tuple[Rule, ...] = (
     hold_is_below_shrink,
     batch_sizes_in_order,
     names_are_usable_and_unique,
-    pinned_models_leave_room,
+    groups.members_are_alike,
+    groups.models_have_places,
     owned_settings_are_not_set,
     attached.models_say_who_runs_them,
     attached.urls_lead_elsewhere,

@@ -147,6 +147,11 @@ class ModelSettings(Section):
     pinned: bool = False
     """Never unload it on the supervisor's own account. Default false."""
 
+    group: Name | None = None
+    """Models of one group share a process, and with it all that is the process's: they are loaded, unloaded and
+    restarted together, take a place in memory each, and have the same `device`, `device_id`, `args` and `env`. A name
+    that no model has. Default null: a process of its own."""
+
     memory_gb: Annotated[float, Field(gt=0, le=100_000)] | None = None
     """Memory that it needs once loaded, in GiB (1024³ bytes), on the device it computes on. Default null: learned."""
 

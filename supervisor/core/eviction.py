@@ -109,7 +109,7 @@ def for_cleanup(look: Look) -> tuple[Resident, Unload] | None:
     for resident in cold:
         if 0 < timeout < resident.idle and not spared:  # 1
             return resident, Unload(resident.view.name, Cause.IDLE, f"idle {resident.idle:.0f} s > {timeout:g} s")
-    held = len(look.holders)
+    held = look.places_held
     if held > look.policy.max_models and cold:  # 2
         first = look.dispensable_first(cold)[0]
         why = f"{held} models in memory, {look.policy.max_models} may be; {_choice(look, first)}"

@@ -32,7 +32,7 @@ class Headroom:
         """The same orders, with what the parts may take; unchanged where memory is drilled or can't be read.
 
         1. Now: up to the shrink threshold. At the last: up to unload. One that is off stands for the other.
-        2. At best, for one model: up to unload, with all other models gone and others using the least they ever did.
+        2. At best, for one model: up to unload, with all other processes gone and others using the least they ever did.
            Nothing is asked of one that somebody else runs and whose process is not known: nothing would be learned.
         """
         self._learn(sample, models, use, drilled)
@@ -44,7 +44,7 @@ class Headroom:
         for model in models:
             used = use.get(model.name)
             if model.device == "cpu" and model.name in lanes and (model.managed or used is not None):
-                _, loaded = self._loaded.get(model.name, (None, 0))
+                loaded = sum(self._loaded[m.name][1] for m in models if m.name in self._loaded and _share(m, model))
                 lanes[model.name] = replace(
                     lanes[model.name],
                     main_pid=used.main_pid if used else None,
@@ -69,3 +69,8 @@ class Headroom:
         if sample.memory_limit != self._limit:
             self._limit, self._foreign = sample.memory_limit, foreign
         self._foreign = min(self._foreign, foreign)
+
+
+def _share(one: ModelView, other: ModelView) -> bool:
+    """Whether both are in one process."""
+    return one.name == other.name or (one.group is not None and one.group == other.group)

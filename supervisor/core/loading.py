@@ -68,11 +68,11 @@ class LoadPlan:
             self.waits[name] = pressed
         elif look.settling.is_open_on(device):  # 3
             self.waits[name] = "waits for memory to come back from a model that was unloaded"
-            self._claimed += resident.waits
+            self._claimed += resident.view.places if resident.waits else 0
         elif device in self._held_up:
             self.waits[name] = "waits its turn behind a model that was asked for earlier"
         else:
-            places, shortage = look.places_missing(claimed=self._claimed), look.shortage(resident)
+            places, shortage = look.places_missing(resident, claimed=self._claimed), look.shortage(resident)
             if places or shortage:
                 self.waits[name] = _missing(look, resident, places, shortage)
                 if not resident.waits:  # 5
@@ -139,9 +139,11 @@ def never_fits(look: Look, resident: Resident) -> str | None:
     device = resident.view.device
     room = look.pressure.room(device)
     pinned = [r for r in look.holders if r.view.pinned and r is not resident]
-    if len(pinned) >= look.policy.max_models:
+    taken, most = sum(r.view.places for r in pinned), look.policy.max_models
+    if taken + resident.view.places > most:
         names = ", ".join(r.view.name for r in pinned)
-        return f"max_models_in_memory is {look.policy.max_models}, and pinned models hold every place: {names}"
+        what = "every place" if taken >= most else f"{taken} of the {resident.view.places + taken} places needed"
+        return f"max_models_in_memory is {most}, and pinned models hold {what}: {names}"
     limit = room.limit(only=not pinned)
     if limit is None:
         return None
@@ -179,7 +181,7 @@ def _pressed(look: Look, device: str) -> str | None:
 def _could_fit(look: Look, resident: Resident) -> bool:
     """Whether it would fit if every model that is not pinned made room."""
     movable = look.movable(resident)
-    return not look.places_missing(movable) and not look.shortage(resident, movable)
+    return not look.places_missing(resident, movable) and not look.shortage(resident, movable)
 
 
 def _is_recent(since: float | None, span: float, look: Look) -> bool:
@@ -189,7 +191,7 @@ def _is_recent(since: float | None, span: float, look: Look) -> bool:
 def _missing(look: Look, resident: Resident, places: int, shortage: int) -> str:
     parts = []
     if places:
-        parts.append(f"{len(look.holders)} of at most {look.policy.max_models} models are in memory")
+        parts.append(f"{look.places_held} of at most {look.policy.max_models} models are in memory")
     if shortage:
         parts.append(f"{bytes_text(shortage)} of the {bytes_text(resident.need)} that it needs are not free")
     return "waits for room: " + ", ".join(parts)
@@ -199,7 +201,7 @@ def _why_load(look: Look, resident: Resident) -> str:
     asked = _asked(resident)
     if resident.need:
         asked += f", takes {bytes_text(resident.need)}"
-    return f"{asked}, {len(look.holders) + 1} of at most {look.policy.max_models} models in memory"
+    return f"{asked}, {look.places_held + resident.view.places} of at most {look.policy.max_models} models in memory"
 
 
 def _asked(resident: Resident) -> str:

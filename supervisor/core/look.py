@@ -42,8 +42,13 @@ class Look:
         return [resident for resident in self.residents if resident.holds_place]
 
     @property
+    def places_held(self) -> int:
+        """How many places those take."""
+        return sum(resident.view.places for resident in self.holders)
+
+    @property
     def ready(self) -> int:
-        """How many models of ours can serve and are not on their way out."""
+        """How many processes of ours can serve and are not on their way out."""
         return sum(r.view.state is ModelState.READY and r.view.managed and not r.leaves for r in self.residents)
 
     @property
@@ -76,15 +81,16 @@ class Look:
         limit = room.limit(only=False)
         return limit is None or room.used + reserved(self.holders, device) + resident.need <= limit
 
-    def places_missing(self, without: Collection[Resident] = (), claimed: int = 0) -> int:
-        """How many places must become free before one more model may be loaded.
+    def places_missing(self, resident: Resident, without: Collection[Resident] = (), claimed: int = 0) -> int:
+        """How many places must become free before this one may be loaded.
 
         Args:
+            resident: what is to be loaded, a model or a group of them.
             without: models that are taken to be gone.
             claimed: places that are free and kept for models that come first.
         """
-        held = sum(resident not in without for resident in self.holders)
-        return max(0, held + claimed + 1 - self.policy.max_models)
+        held = sum(other.view.places for other in self.holders if other not in without)
+        return max(0, held + claimed + resident.view.places - self.policy.max_models)
 
     def external(self, device: str) -> bool:
         """Whether unloading cannot relieve this room: what fills it is not ours."""

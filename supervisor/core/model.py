@@ -130,6 +130,9 @@ class ModelView:
     `estimate` is the memory a load is expected to take on that device, None while nothing is known; `successor_bytes`
     is what a second process holds that is to take the first one's place, None while there is none. One that is not
     `managed` is started and stopped by somebody else: it takes no place and no memory that we could give or take back.
+
+    Models of one `group` share a process; each shows an equal share of what that holds. Where a view stands for such a
+    process as a whole (`sharing.by_process`), `members` are its models.
     """
 
     name: str
@@ -148,6 +151,18 @@ class ModelView:
     wanted: bool = False
     successor_bytes: int | None = None
     managed: bool = True
+    group: str | None = None
+    members: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models it stands for."""
+        return self.members or (self.name,)
+
+    @property
+    def places(self) -> int:
+        """How many places it takes in memory: one for each model."""
+        return len(self.models)
 
     @property
     def cold(self) -> bool:

@@ -1,7 +1,8 @@
 """Which models are in memory (seed section 4): loads on demand, unloads what is cold, makes room, knows when to stop.
 
-Owns what was asked and learned. It asks for outcomes (`Step`s); the pool makes them, and what came of them is seen in
-the next call's views. Every call decides from the world as it is, so calls may come at any time.
+Owns what was asked and learned; models that share a process are one here, named as their group. It asks for outcomes
+(`Step`s); the pool makes them, and what came of them is seen in the next call's views. Every call decides from the
+world as it is, so calls may come at any time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from supervisor.core.recycling import Recycle, Recycling
 from supervisor.core.reservation import HOST, Pressure
 from supervisor.core.resident import Resident
 from supervisor.core.settling import Settling, held_on
+from supervisor.core.sharing import by_process
 
 __all__ = ["Cause", "Load", "MemoryStats", "ModelMemoryManager", "Pressure", "Recycle", "Refuse", "Step", "Unload"]
 
@@ -42,6 +44,7 @@ class ModelMemoryManager:
     def __init__(self, policy: ResidencyPolicy) -> None:
         self._policy = policy
         self._residents: dict[str, Resident] = {}
+        self._process_of: dict[str, str] = {}
         self._settling = Settling()
         self._recycling = Recycling()
         self._look: Look | None = None
@@ -65,12 +68,15 @@ class ModelMemoryManager:
         4. Where nothing of that is to be done: a worker that has grown too large is replaced.
 
         Args:
-            models: every configured model, in the order of the configuration. `memory_bytes` and `estimate` are meant
+            models: every configured model, in the order of the configuration; steps for those of a group name that,
+                but for refusals, which somebody is to be told, model by model. `memory_bytes` and `estimate` are meant
                 on the model's own device. `wanted` with an `oldest_wait` above 0 is somebody's command and may make
                 others leave; without, it is a preload and takes only what is free.
             pressure: the host as it was last assessed.
             now: not before that of the call before.
         """
+        models = by_process(models)
+        self._process_of = {name: model.name for model in models for name in model.models}
         self._take_in(models, pressure, now)
         look = Look(models, self._residents, pressure, self._policy, self._settling, now)
         steps: list[Step | Recycle] = []
@@ -87,7 +93,12 @@ class ModelMemoryManager:
         if recycle is not None:
             steps.append(recycle)
         self._external = any(look.external(device) for device in {HOST, *(model.device for model in models)})
-        return steps + plan.steps
+        return [each for step in steps + plan.steps for each in self._to_be_told(step)]
+
+    def _to_be_told(self, step: Step | Recycle) -> list[Step | Recycle]:
+        if not isinstance(step, Refuse):
+            return [step]
+        return [Refuse(name, step.why) for name in self._residents[step.model].view.models]
 
     def _take_in(self, models: Sequence[ModelView], pressure: Pressure, now: float) -> None:
         known, self._residents = self._residents, {}
@@ -95,7 +106,8 @@ class ModelMemoryManager:
         foreign = {device: pressure.room(device).used - held_on(device, models) for device in devices}
         for view in models:
             resident = self._residents[view.name] = known.get(view.name) or Resident(view, now)
-            if resident.look(view, pressure.gate_closed or view.name in pressure.paused, now) and view.managed:
+            closed = pressure.gate_closed or not pressure.paused.isdisjoint(view.models)
+            if resident.look(view, closed, now) and view.managed:
                 self._settling.begin(resident, now)
             if view.state in _WHOLE:
                 resident.last_whole = (view.memory_bytes, foreign[view.device])
@@ -114,24 +126,29 @@ class ModelMemoryManager:
 
     def fits_beside(self, name: str) -> bool:
         """Whether, at the last call, there was room for a second process of a model while the first one serves."""
-        resident = self._residents.get(name)
+        resident = self._resident(name)
         if self._look is None or resident is None:
             return False
         room = self._look.pressure.room(resident.view.device)
         return room.rung < Rung.SHRINK and self._look.fits_beside(resident)
 
+    def models_of(self, name: str) -> tuple[str, ...]:
+        """The models of a group that a step names, or the one."""
+        resident = self._resident(name)
+        return resident.view.models if resident is not None else (name,)
+
     def idle_seconds(self, name: str) -> float:
         """How long a ready model had been idle at the last call, without the time its gate was closed; else 0."""
-        resident = self._residents.get(name)
+        resident = self._resident(name)
         return resident.idle if resident is not None and resident.view.state is ModelState.READY else 0.0
 
     def waits_for(self, name: str) -> str | None:
         """Why a model that is asked for is not being loaded, with the figures; None when nothing keeps it."""
-        return self._waits.get(name)
+        return self._waits.get(self._process_of.get(name, name))
 
     def learned_bytes(self, name: str) -> int | None:
         """The memory that a load of the model was seen to take; None before its first."""
-        resident = self._residents.get(name)
+        resident = self._resident(name)
         return resident.learned if resident is not None else None
 
     @property
@@ -157,11 +174,14 @@ class ModelMemoryManager:
         """Models known and in memory, and what they hold (GB of 10^9 bytes)."""
         live = [r for r in self._residents.values() if r.view.state in LIVE_STATES]
         return MemoryStats(
-            total_models=len(self._residents),
-            loaded_models=len(live),
+            total_models=sum(resident.view.places for resident in self._residents.values()),
+            loaded_models=sum(resident.view.places for resident in live),
             total_memory_gb=round(sum(resident.held for resident in live) / 1e9, 2),
             max_models=self._policy.max_models,
         )
+
+    def _resident(self, name: str) -> Resident | None:
+        return self._residents.get(self._process_of.get(name, name))
 
 
 def _relieved_room(unload: Unload, victim: Resident) -> str | None:

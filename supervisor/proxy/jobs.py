@@ -201,6 +201,11 @@ class Job:
         """Whether its client has an outcome, or has left."""
         return self.outcome.done()
 
+    @property
+    def suspect(self) -> bool:
+        """Whether its next rows are under suspicion."""
+        return bool(self.waiting) and self.waiting[0].suspicion is not None
+
     def alike(self, length: int) -> Slice:
         """The rows of this class that wait, as far as they follow each other; some must."""
         if len(self.bands) < 2:

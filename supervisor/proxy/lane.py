@@ -51,6 +51,7 @@ class Lane:
         self.parts: set[Part] = set()
         self.suspects = Suspects()
         self.escorted: Part | None = None  # a suspect at the worker: nobody else is to be there
+        self.siblings: tuple[Lane, ...] = ()  # those of the same worker: requests wait apart, suspects need it alone
         self.room = PartRoom(rooms, self.parts, model.batch_size)
         self.ration = FREE  # of the job that is next (`turn.next_job`)
         self.inflight = 0
@@ -87,6 +88,17 @@ class Lane:
     def idle(self) -> bool:
         """Whether nothing is at the worker and no request holds it."""
         return not self.parts and not self.leases
+
+    @property
+    def accompanied(self) -> bool:
+        """Whether anything of other models is at the worker."""
+        return any(lane.parts for lane in self.siblings)
+
+    def wants_alone(self, now: float) -> bool:
+        """Whether a suspect or a trial is at the worker, or is next: then nothing of other models is to be there."""
+        job = self.queue.first() if self.ready and self.open and not self.suspended(now) else None
+        next_alone = job is not None and job.short is None and (job.suspect or self.room.trial_waits)
+        return next_alone or self.escorted is not None or self.room.trying
 
     def set_orders(self, orders: LaneOrders, paused: bool) -> None:
         """What may be done from now on; `paused` closes the gates of all models."""
@@ -166,6 +178,8 @@ class Lane:
         if sent:
             for piece in part.slices:
                 self._mark(piece.job, now)
+            for lane in self.siblings:  # what they sent now could go down with it, and be a suspect for nothing
+                lane._suspended_until = max(lane._suspended_until, now + self._pause)
         self._suspended_until = now + self._pause
         self._pause = min(LONGEST_PAUSE, self._pause * 2)
         self._put_back(part.slices)
@@ -231,7 +245,7 @@ class Lane:
     def trickles(self, now: float) -> bool:
         """Whether one small part may pass the closed gate: not while one is at the worker, for that is progress."""
         job = self.queue.first()
-        if job is None or not self.ready or self.open or self.parts or self.suspended(now):
+        if job is None or not self.ready or self.open or self.parts or self.accompanied or self.suspended(now):
             return False
         self.ration = self.room.trickle(job.endpoint, job.waiting[0].longest, job.plan.divisible)
         return self.ration.rows > 0

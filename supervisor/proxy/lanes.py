@@ -56,6 +56,11 @@ class Lanes:
             lane.model, lane.retired, lane.room.batch = model, False, model.batch_size
             self._lanes[model.name] = lane
             self._names.update(dict.fromkeys((model.name, *model.aliases), lane))
+        for lane in self._lanes.values():
+            group = lane.model.group
+            members = (other for other in self._lanes.values() if group is not None and other.model.group == group)
+            lane.siblings = tuple(other for other in members if other is not lane)
+            lane.room.siblings = tuple(other.room for other in lane.siblings)
         for lane in before.values():
             lane.retired = True
             if lane.client is not None:

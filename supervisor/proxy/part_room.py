@@ -89,11 +89,13 @@ class PartRoom:
         self._needs: dict[tuple[Inference, int, int], int] = {}
         self._ever: int | None = None
         self._room: int | None = None  # what the next part has; None: plenty
-        self._trying = False  # a trial is at the worker: nothing else may be, or it tells nothing
+        self.trying = False  # a trial is at the worker: nothing else may be, or it tells nothing
         self._sent: _Sent | None = None
         self._lost: _Sent | None = None
         self._largest: _Sent | None = None  # of those since the worker was loaded
         self._worker = WorkerMemory(rooms.peaks)
+        self.siblings: tuple[PartRoom, ...] = ()  # of models with the same worker: its levels are theirs, too
+        self.trial_waits = False  # for what others have there to end, or it would tell nothing
 
     @property
     def waits(self) -> bool:
@@ -108,6 +110,11 @@ class PartRoom:
     def _on(self) -> bool:
         return self._ever is not None and self._host.room is not None
 
+    @property
+    def _accompanied(self) -> bool:
+        """Whether anything of other models is at the worker: then what that takes tells nothing of ours."""
+        return any(room._parts for room in self.siblings)
+
     # -- the host and the worker --------------------------------------------------------------------------------------
 
     def sampled(self, orders: LaneOrders) -> int:
@@ -116,7 +123,8 @@ class PartRoom:
         self._plenty.clear()
         if self._ever is None:
             return 0
-        return self._worker.sampled(orders.main_pid, not self._parts, self._host.reserved(self))
+        busy = bool(self._parts) or self._accompanied
+        return self._worker.sampled(orders.main_pid, not busy, 0 if self._accompanied else self._host.reserved(self))
 
     def attached(self) -> None:
         """The worker is loaded: what parts take counts from here."""
@@ -136,7 +144,7 @@ class PartRoom:
             lost.memory.lower_cap(min(lost.rows, self.batch), lost.longest, lost.room)
             self._learned()
         self._worker.follow(None)
-        self._trying = False
+        self.trying = self.trial_waits = False
         self.stop_waiting()
         self._host.forget(self)
 
@@ -152,8 +160,9 @@ class PartRoom:
         """What of the next `rows` rows, the longest of `longest` characters, may leave now."""
         if not self._on:
             return FREE
-        if self._trying:
+        if self.trying:
             return WAIT
+        self.trial_waits = False
         plenty = self._plenty.get(kind) or self._look_for_plenty(kind)
         if longest <= plenty.longest and self._host.left(self) >= plenty.least and not self._rooms.waiting:
             self._room = None
@@ -226,7 +235,8 @@ class PartRoom:
         if memory.rows_that_fit(1, longest, room) < 1:
             return None
         trial = memory.trial(longest, room) if divisible and self._worker.visible else None
-        return Ration(1, longest, trial)
+        self.trial_waits = trial is not None and self._accompanied
+        return WAIT if self.trial_waits else Ration(1, longest, trial)
 
     def _none(self, memory: PartMemory, longest: int, last: int) -> Ration:
         """A row that does not fit now waits, or, if it would not fit at best either, is not going to.
@@ -249,7 +259,7 @@ class PartRoom:
 
     def _look(self) -> None:
         """What the worker has kept, rather than what it may have."""
-        kept = self._worker.kept()
+        kept = None if self._accompanied else self._worker.kept()
         if kept is not None:
             self._host.keeps(self, kept)
 
@@ -271,13 +281,15 @@ class PartRoom:
             rows += each.inputs
             if each.longest > longest:
                 longest = each.longest
-        self._trying = part.trial is not None
+        self.trying = part.trial is not None
         memory = self._memory_of(part.endpoint)
         self._host.reserve(self, self._need(part.endpoint, memory, min(rows, self.batch), longest))
         self._sent = sent = _Sent(memory, rows, longest, self._room)
         if self._largest is None or rows * longest > self._largest.rows * self._largest.longest:
             self._largest = sent
-        if self._room is not None or self._worker.concerned(now):
+        for room in self.siblings:
+            room._worker.disturbed()
+        if not self._accompanied and (self._room is not None or self._worker.concerned(now)):
             self._worker.measure(memory, part, len(self._parts), min(rows, self.batch), longest)
 
     def answered(self, part: Part, ok: bool) -> None:
@@ -299,7 +311,7 @@ class PartRoom:
 
     def _ended(self) -> None:
         """Nothing is at the worker any more; where that counts, what it has kept is looked at."""
-        self._trying = False
+        self.trying = False
         self._host.release(self)
         if self._sent is not None and self._sent.room is not None:
             self._look()

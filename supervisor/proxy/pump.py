@@ -69,6 +69,11 @@ class Pump:
         if lane.queue.inputs and lane not in self._timers:
             self.rearm(lane)
 
+    def _run_siblings(self, lane: Lane) -> None:
+        """Send what may leave of other models at the same worker, now that less is there."""
+        for other in lane.siblings:
+            self.run(other)
+
     def allow_trickle(self, size: int | None) -> None:
         """From now on one part of at most `size` inputs may pass a closed gate; None = none may. Not added up."""
         self._trickle = size
@@ -115,6 +120,7 @@ class Pump:
             for piece in part.slices:
                 self.settle(lane, piece.job, Refusal(Reason.INTERNAL, text))
             self.run(lane)
+            self._run_siblings(lane)
 
     def _answered(self, lane: Lane, part: Part, reply: Reply) -> None:
         """What becomes of a reply.
@@ -141,6 +147,7 @@ class Pump:
         else:  # 3
             self.settle(lane, part.slices[0].job, reply)
             self.run(lane)
+        self._run_siblings(lane)
         self.throttle.release()
         self._bell.ring()
 
@@ -193,6 +200,7 @@ class Pump:
             # Its worker lives, or has not been seen to end yet: how it did is not known, so it takes more to be blamed.
             self.blame(lane, lane.suspects.judge(True, self._loop.time()))
         self.run(lane)
+        self._run_siblings(lane)
 
     def _give_memory(self) -> None:
         """A part has ended: first the lanes that wait for memory may have their turn."""
@@ -220,7 +228,7 @@ class Pump:
 
     def settle(self, lane: Lane, job: Job, outcome: Reply | Refusal) -> None:
         """Give a job its outcome, if it has none yet; none of its rows leaves any more."""
-        lane.queue.drop(job)
+        self._drop(lane, job)
         if job.timer is not None:
             job.timer.cancel()
         if not job.done:
@@ -228,10 +236,15 @@ class Pump:
 
     def drop(self, lane: Lane, job: Job) -> None:
         """Nobody waits for this job any more."""
-        lane.queue.drop(job)
+        self._drop(lane, job)
         if job.timer is not None:
             job.timer.cancel()
         job.outcome.cancel()
+
+    def _drop(self, lane: Lane, job: Job) -> None:
+        if lane.siblings and job.suspect:  # others may have waited for it
+            self._loop.call_soon(self._run_siblings, lane)
+        lane.queue.drop(job)
 
     def deadline(self, lane: Lane, job: Job, at: float) -> None:
         """End a job at the time its client gave it, whatever becomes of its model.

@@ -10,7 +10,7 @@ class ServedModel:
     """A model as clients know it. `max_inputs` is its worker's INFINITY_MAX_CLIENT_BATCH_SIZE.
 
     `counts_characters`: its usage is a sum of characters, so that of a shared part can be split. `batch_size`: the most
-    rows that its worker runs together.
+    rows that its worker runs together. Models of one `group` have the same worker.
     """
 
     name: str
@@ -18,6 +18,7 @@ class ServedModel:
     max_inputs: int = DEFAULT_MAX_INPUTS
     counts_characters: bool = True
     batch_size: int = 32
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

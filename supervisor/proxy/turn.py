@@ -34,6 +34,8 @@ def next_job(lane: Lane, now: float) -> Job | None:
         return None
     if places and _stays(lane, job, places):
         return None
+    if lane.siblings and _stays_apart(lane, job, now):
+        return None
     ration = lane.ration = lane.ration_of(job)
     if ration.rows or ration.never:
         return job
@@ -60,6 +62,17 @@ def _stays(lane: Lane, job: Job, places: int) -> bool:
     )
 
 
+def _stays_apart(lane: Lane, job: Job, now: float) -> bool:
+    """Whether the next rows of a job are not to join what other models have at the same worker.
+
+    When that goes down nobody knows with which of them, and what it takes of memory is that of all. So a suspect, or a
+    trial, is alone there, and nothing comes before one that only waits for that.
+    """
+    if job.suspect or lane.room.trial_waits:
+        return lane.accompanied
+    return any(other.wants_alone(now) for other in lane.siblings)
+
+
 def _lacks_likes(lane: Lane, job: Job, rows: int) -> bool:
     """Whether a part of it would be filled with rows of other lengths, at a price.
 
@@ -74,7 +87,8 @@ def _one_that_fits(lane: Lane, job: Job) -> Job | None:
     """Another one, the first that came of those with shorter rows, which may leave although this one may not."""
     shortest = job.waiting[0].longest
     for other in islice(lane.queue, LOOK_BEHIND):
-        if other.waiting[0].longest < shortest and not (lane.parts and other.waiting[0].suspicion):
+        suspect_joins = other.suspect and (lane.parts or lane.accompanied)
+        if other.waiting[0].longest < shortest and not suspect_joins:
             shortest = other.waiting[0].longest
             lane.ration = lane.ration_of(other)
             if lane.ration.rows:

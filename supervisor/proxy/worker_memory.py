@@ -101,6 +101,10 @@ class WorkerMemory:
                 self._measured, self._held = part, level - self._base
                 self._next_at = part.sent_at + MEASURE_EVERY
 
+    def disturbed(self) -> None:
+        """Something of another model is at the worker now: the part that is being measured tells nothing any more."""
+        self._measured = None
+
     def concerned(self, now: float) -> bool:
         """Whether `measure` is to be told even where there is plenty."""
         return self._measured is not None or now >= self._next_at

@@ -14,10 +14,10 @@ from typing import Any
 import structlog
 
 from supervisor.core.endpoint import Endpoint
-from supervisor.core.liveness import Work
 from supervisor.core.model import ModelState
 from supervisor.workers.foreign import ForeignProcess
 from supervisor.workers.handle import handle_on
+from supervisor.workers.lane import Lane
 from supervisor.workers.launch import Elsewhere, WorkerSpec
 from supervisor.workers.progress import standstill
 from supervisor.workers.readiness import NotReady, canary, until_ready
@@ -49,7 +49,8 @@ class Attached:
     killed = False  # by whom nobody knows
 
     def __init__(self, spec: WorkerSpec, where: Elsewhere, around: Surroundings, patient: bool) -> None:
-        self.endpoint = Endpoint(spec.name, where.host, where.port, "")
+        self.endpoints: tuple[Endpoint, ...] = (Endpoint(spec.name, where.host, where.port, ""),)
+        self.port = where.port
         self.exited = asyncio.Event()
         self._spec, self._where, self._around, self._patient = spec, where, around, patient
         self._handle = handle_on(where)
@@ -58,11 +59,12 @@ class Attached:
         self._process: ForeignProcess | None = None
         self._found = asyncio.Event()
         self._look_out: asyncio.Task[None] | None = None
-        self._says = f"asks {self.endpoint.base_url}"
+        self._url = self.endpoints[0].base_url
+        self._says = f"asks {self._url}"
         self._dead = False
         self._how = "let go"
 
-    async def becomes_ready(self) -> Endpoint:
+    async def becomes_ready(self) -> tuple[Endpoint, ...]:
         """Wait until it serves its model; raises NotReady when it does not, as far as it may be waited for.
 
         1. Whoever runs it gets `start_timeout` to start it; one that did not come then has to answer soon. A service
@@ -73,26 +75,26 @@ class Attached:
         limit = start_timeout if self._patient else min(start_timeout, _ANSWERS_WITHIN)
         try:
             async with asyncio.timeout(None if self._handle.starts else limit):  # 1
-                self.endpoint = replace(self.endpoint, api_key=_key(self._where.api_key_file))  # 2
+                endpoint = replace(self.endpoints[0], api_key=_key(self._where.api_key_file))  # 2
                 self._process = await self._handle.process(self._say, start_timeout)
                 if self._process is not None:
                     self._found.set()
                     self._watch(self._process_ends(self._process))
                 while (why := await refusal(self._where)) is not None:
-                    self._say(f"nobody listens at {self.endpoint.base_url} ({why})")
+                    self._say(f"nobody listens at {self._url} ({why})")
                     await asyncio.sleep(_KNOCK)
-                self._say(f"{self.endpoint.base_url} listens, but has not answered a canary yet")
-                self.endpoint = await self._serves()
-                return self.endpoint
+                self._say(f"{self._url} listens, but has not answered a canary yet")
+                self.endpoints = (await self._serves(endpoint),)
+                return self.endpoints
         except TimeoutError as error:
             raise NotReady(f"{self._says}, for {limit:.0f} s: whoever runs it has to start it") from error
 
-    async def _serves(self) -> Endpoint:
+    async def _serves(self, endpoint: Endpoint) -> Endpoint:
         try:
-            return await until_ready(self._around.session(), self.endpoint)
+            return await until_ready(self._around.session(), endpoint)
         except NotReady as error:
             hint = "; is `api_key_file` right?" if "answers 401" in str(error) else ""
-            raise NotReady(f"{self.endpoint.base_url}: {error}{hint}") from error
+            raise NotReady(f"{self._url}: {error}{hint}") from error
 
     async def stands_still(self, limit: Callable[[], float]) -> float:
         """Return when a service that we started made no progress for `limit()` seconds, with how long that was."""
@@ -102,12 +104,15 @@ class Attached:
         assert self._process is not None
         return await standstill(self._process.activity, lambda: 0, limit)
 
-    async def dies(self, work: Callable[[], Work], stall_timeout: Callable[[], float]) -> str:
+    async def dies(
+        self, endpoint: Endpoint, lane: Lane, turns: asyncio.Lock, stall_timeout: Callable[[], float]
+    ) -> str:
         """Return when it does not get on with its work any more, with what was seen of that."""
         why = await until_dead(
-            self._spec.name,
-            lambda: canary(self._around.session(), self.endpoint),
-            work,
+            endpoint.model,
+            lambda: lane.apart(endpoint.model, turns),
+            lambda: canary(self._around.session(), endpoint),
+            lambda: lane.work(endpoint.model),
             lambda: None if self._process is None else self._process.activity(),
             stall_timeout,
         )
@@ -171,7 +176,7 @@ class Attached:
         while refused < _REFUSED:
             await asyncio.sleep(_LOOK)
             refused = refused + 1 if await refusal(self._where) is not None else 0
-        self._how = f"nobody listens at {self.endpoint.base_url} any more"
+        self._how = f"nobody listens at {self._url} any more"
         self.exited.set()
 
 

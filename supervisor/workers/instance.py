@@ -14,8 +14,9 @@ import structlog
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.lifecycle import exit_description
-from supervisor.core.liveness import BUSY_SHARE, Work
+from supervisor.core.liveness import BUSY_SHARE
 from supervisor.workers.cgroup import WorkerGroup
+from supervisor.workers.lane import Lane
 from supervisor.workers.launch import HOST, WorkerSpec, command_line, environment, free_port, is_free
 from supervisor.workers.output import OutputFile, Tail
 from supervisor.workers.process import AdoptedProcess, Process
@@ -52,21 +53,22 @@ class Instance:
         spec: WorkerSpec,
         around: Surroundings,
         process: Process,
-        endpoint: Endpoint,
+        endpoints: tuple[Endpoint, ...],
         output: OutputFile,
         tail: Tail,
         group: WorkerGroup,
     ) -> None:
         self.spec = spec
         self.process = process
-        self.endpoint = endpoint
+        self.endpoints = endpoints  # one for each model: the same address
+        self.port = endpoints[0].port
         self.tail = tail
         self.served = False  # for an earlier supervisor
         self.remedy = "SIGKILL, and what it had is sent again"
         self._around = around
         self._output = output
         self._group = group
-        around.taken.add(endpoint.port)
+        around.taken.add(self.port)
         self._follower = asyncio.get_running_loop().create_task(tail.follow())
         self.exited = process.exited
         self.origin = "worker_found" if isinstance(process, AdoptedProcess) else "worker_started"
@@ -76,8 +78,8 @@ class Instance:
             pgid=process.pgid,
             start_ticks=process.start_ticks,
             boot_id=boot_id(),
-            port=endpoint.port,
-            api_key=endpoint.api_key,
+            port=self.port,
+            api_key=endpoints[0].api_key,
             launched_as=spec.fingerprint,
         )
         self._remember()
@@ -108,7 +110,7 @@ class Instance:
             around.subtree.ended(group)
             raise
         group.place(process)
-        instance = cls(spec, around, process, Endpoint(spec.name, HOST, port, api_key), output, tail, group)
+        instance = cls(spec, around, process, _endpoints(spec, port, api_key), output, tail, group)
         if spare is not None:  # only now: it is recorded
             spare.become(argv, env, output.fd)
         return instance
@@ -131,13 +133,13 @@ class Instance:
             raise NotReady(f"an earlier supervisor's worker can't be taken over: {error}") from error
         group = around.subtree.worker_group(spec.name)
         group.place(process)
-        endpoint = Endpoint(spec.name, HOST, record.port, record.api_key)
-        instance = cls(spec, around, process, endpoint, output, tail, group)
+        endpoints = _endpoints(spec, record.port, record.api_key)
+        instance = cls(spec, around, process, endpoints, output, tail, group)
         instance.served = record.ready
         return instance
 
-    async def becomes_ready(self) -> Endpoint:
-        """Wait until it serves its model; raises NotReady when it is not going to.
+    async def becomes_ready(self) -> tuple[Endpoint, ...]:
+        """Wait until it serves all its models; raises NotReady when it is not going to.
 
         One that has served already has to answer soon: it may be a zombie, whose canary never comes back. But it may
         also be busy with what the supervisor before us gave it: as long as it uses CPU, it is asked again.
@@ -146,8 +148,9 @@ class Instance:
         while True:
             try:
                 async with asyncio.timeout(_ADOPTED_WITHIN if self.served else None):
-                    self.endpoint = await until_ready(self._around.session(), self.endpoint)
-                return self.endpoint
+                    ready = [await until_ready(self._around.session(), endpoint) for endpoint in self.endpoints]
+                self.endpoints = tuple(ready)
+                return self.endpoints
             except TimeoutError as error:
                 before, used = used, self.process.activity().cpu_seconds
                 if used - before < BUSY_SHARE * _ADOPTED_WITHIN:
@@ -157,12 +160,15 @@ class Instance:
         """Return when it made no progress for `limit()` seconds, with how long that was; for one that starts."""
         return await standstill(self.process.activity, lambda: self.tail.written, limit)
 
-    async def dies(self, work: Callable[[], Work], stall_timeout: Callable[[], float]) -> str:
-        """Return when it does not get on with its work any more, with what was seen of that; for one that serves."""
+    async def dies(
+        self, endpoint: Endpoint, lane: Lane, turns: asyncio.Lock, stall_timeout: Callable[[], float]
+    ) -> str:
+        """Return when it does not get on with this model's work any more, with what was seen of that."""
         return await until_dead(
-            self.spec.name,
-            lambda: canary(self._around.session(), self.endpoint),
-            work,
+            endpoint.model,
+            lambda: lane.apart(endpoint.model, turns),
+            lambda: canary(self._around.session(), endpoint),
+            lambda: lane.work(endpoint.model),
             self.process.activity,
             stall_timeout,
         )
@@ -236,9 +242,9 @@ class Instance:
             log.error("worker_not_killed", model=self.spec.name, pids=self.process.members(), after_s=_KILL_TIMEOUT)
         loop = asyncio.get_running_loop()
         until = loop.time() + _PORT_TIMEOUT
-        while not is_free(self.endpoint.port):
+        while not is_free(self.port):
             if loop.time() > until:
-                log.warning("worker_port_still_held", model=self.spec.name, port=self.endpoint.port)
+                log.warning("worker_port_still_held", model=self.spec.name, port=self.port)
                 break
             await asyncio.sleep(0.05)
         with suppress(TimeoutError):  # the exit status comes with the next turn of the loop
@@ -251,7 +257,7 @@ class Instance:
         self._around.subtree.ended(self._group)
         self._look(final=True)
         self._output.close()
-        self._around.taken.discard(self.endpoint.port)
+        self._around.taken.discard(self.port)
         if self._around.records is not None:
             self._around.records.remove(self.process.pid)
 
@@ -261,3 +267,7 @@ class Instance:
 
     def _look(self, *, final: bool) -> None:
         self.tail.look(asyncio.get_running_loop().time(), final=final)
+
+
+def _endpoints(spec: WorkerSpec, port: int, api_key: str) -> tuple[Endpoint, ...]:
+    return tuple(Endpoint(model, HOST, port, api_key) for model in spec.models)

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from supervisor.core.endpoint import Endpoint
-from supervisor.core.liveness import Work
 from supervisor.workers.attached import Attached, refusal
 from supervisor.workers.instance import Instance
+from supervisor.workers.lane import Lane
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.records import Record
 from supervisor.workers.surroundings import Surroundings, WorkerView
@@ -20,7 +20,8 @@ class AnyInstance(Protocol):
     `origin` is the event it begins with, `remedy` what is done about a dead one.
     """
 
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]
+    port: int
     exited: asyncio.Event
     served: bool
     origin: str
@@ -28,9 +29,11 @@ class AnyInstance(Protocol):
 
     @property
     def killed(self) -> bool: ...
-    async def becomes_ready(self) -> Endpoint: ...
+    async def becomes_ready(self) -> tuple[Endpoint, ...]: ...
     async def stands_still(self, limit: Callable[[], float]) -> float: ...
-    async def dies(self, work: Callable[[], Work], stall_timeout: Callable[[], float]) -> str: ...
+    async def dies(
+        self, endpoint: Endpoint, lane: Lane, turns: asyncio.Lock, stall_timeout: Callable[[], float]
+    ) -> str: ...
     def is_serving(self) -> None: ...
     def shown(self, view: WorkerView) -> WorkerView: ...
     def ending(self) -> str: ...

@@ -1,4 +1,4 @@
-"""What an Infinity is started with: the operator's settings for one model, the command line, the environment, the port.
+"""What an Infinity is started with: the operator's settings for its models, command line, environment, port.
 
 Values only, besides looking for a free port; starts nothing.
 """
@@ -50,13 +50,24 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One of the models of a process."""
+
+    name: str
+    model_id: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What the operator wrote about one model's worker. Times in seconds; `env` is infinity's with the model's on top.
+    """What the operator wrote about one worker. Times in seconds; `env` is infinity's with the model's on top.
 
     `device_id` picks the GPU (UUID or index in PCI order) unless the device is "cpu". `args` are passed as they are.
     `stall_timeout` is without any answer while it has work. `cpu_held`: a CPU hold counts what its threads use, waiting
     included. `warm_spare`: it may be started from a process that has imported everything (`workers.spare`). With
     `elsewhere` something else runs it: nothing is started, and only name and time-outs count besides.
+
+    It has one model, named as it is itself; or those of a `group`: then `model_id` and `engine` are the first one's.
     """
 
     name: str
@@ -75,6 +86,17 @@ class WorkerSpec:
     stall_timeout: float = 30.0
     warm_spare: bool = False
     elsewhere: Elsewhere | None = None
+    group: tuple[Member, ...] = ()
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The models that it serves."""
+        return self.group or (Member(self.name, self.model_id, self.engine),)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(member.name for member in self.members)
 
     def launch_key(self) -> tuple[object, ...]:
         """What must be equal for a running worker to be kept on a reload: not time-outs, batch size, CPU hold, spare.
@@ -84,16 +106,10 @@ class WorkerSpec:
         """
         if self.elsewhere is not None:
             return (self.name, self.elsewhere)
-        return (
-            self.name,
-            self.model_id,
-            self.engine,
-            self.device,
-            self.device_id,
-            self.args,
-            tuple(sorted(self.env.items())),
-            self.command,
-        )
+        served: tuple[object, ...] = (self.name, self.model_id, self.engine)
+        if self.group:  # in any order
+            served = (self.name, *sorted((m.name, m.model_id, m.engine) for m in self.group))
+        return (*served, self.device, self.device_id, self.args, tuple(sorted(self.env.items())), self.command)
 
     @property
     def fingerprint(self) -> str:
@@ -102,12 +118,16 @@ class WorkerSpec:
 
 
 def command_line(spec: WorkerSpec, port: int) -> list[str]:
-    """The program and its arguments. Everybody on the host can read them, so the API key is not among them."""
+    """The program and its arguments. Everybody on the host can read them, so the API key is not among them.
+
+    Of several models each has its own value of a repeated option, in their order; what is there once goes for all.
+    """
+    members = spec.members
     return [
         *spec.command,
-        *("--model-id", spec.model_id),
-        *("--served-model-name", spec.name),
-        *("--engine", spec.engine),
+        *(word for member in members for word in ("--model-id", member.model_id)),
+        *(word for member in members for word in ("--served-model-name", member.name)),
+        *(word for member in members for word in ("--engine", member.engine)),
         *("--device", spec.device),
         *("--batch-size", str(spec.batch_size)),
         *("--host", HOST),

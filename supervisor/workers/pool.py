@@ -1,6 +1,7 @@
-"""All workers: one per configured model. Takes orders by model name, carries a reload through, ends everything.
+"""All workers, each of one model or of a group. Takes orders by name, carries a reload through, ends everything.
 
-Owns which models there are; each worker's task owns its state.
+A name is a model's or a group's: what is ordered for one of a group is ordered for all of it. Owns which models there
+are; each worker's task owns its state.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from supervisor.core.model import LIVE_STATES
+from supervisor.core.model import LIVE_STATES, ModelState
 from supervisor.core.spare import SpareView
 from supervisor.errors import UnknownModel
 from supervisor.workers.cgroup import Subtree
@@ -58,6 +59,8 @@ class WorkerPool:
             spare=self._spare,
         )
         self._workers = {spec.name: Worker(spec, self._around) for spec in specs}
+        self._by_name: dict[str, Worker] = {}
+        self._index()
         self._retired: dict[str, Worker] = {}  # removed by a reload, still ending
         self._applying = asyncio.Lock()
         self._closing: asyncio.Task[None] | None = None
@@ -82,8 +85,8 @@ class WorkerPool:
             worker.start()
 
     def views(self) -> Mapping[str, WorkerView]:
-        """Every worker as it is now, in configured order; those a reload removed are not among them."""
-        return {name: worker.view() for name, worker in self._workers.items()}
+        """Every model's worker as it is now, in configured order, groups together; none that a reload removed."""
+        return {name: view for worker in self._workers.values() for name, view in worker.views().items()}
 
     @property
     def spare(self) -> SpareView:
@@ -155,6 +158,8 @@ class WorkerPool:
 
         1. A model that is new has a worker, at rest; one that is gone is drained and stopped.
         2. A worker whose launch settings are unchanged runs on; others are drained and started anew if they ran.
+        3. A group that has other models now is a new worker, and so is a model that has left one or come to one. It
+           begins when the old ones have ended, for no model is to be in two processes.
 
         The new set is in force at once; returns when nothing that ran with old settings is alive any more.
         """
@@ -162,13 +167,26 @@ class WorkerPool:
             return
         async with self._applying:
             wanted = {spec.name: spec for spec in specs}
-            removed = [worker for name, worker in self._workers.items() if name not in wanted]
-            self._workers = {name: self._workers.get(name) or self._new(spec) for name, spec in wanted.items()}
+            kept = {name: w for name, w in self._workers.items() if name in wanted and _same(w.spec, wanted[name])}
+            removed = [worker for name, worker in self._workers.items() if name not in kept]
+            self._workers = {name: kept.get(name) or Worker(spec, self._around) for name, spec in wanted.items()}
+            self._index()
             self._retired = {worker.name: worker for worker in removed}
             self._spare.configure(specs)
-            changed = [worker for worker in self._workers.values() if worker.respec(wanted[worker.name])]
+            waiting = []
+            for worker in (worker for name, worker in self._workers.items() if name not in kept):
+                before = [old for old in removed if _in_the_way(old.spec, worker.spec)]
+                if any(old.state in (ModelState.STARTING, ModelState.READY) for old in before):
+                    worker.want_ready()
+                if before:
+                    waiting.append(worker)  # 3
+                else:
+                    worker.start()
+            changed = [worker for worker in kept.values() if worker.respec(wanted[worker.name])]
             await asyncio.gather(*(w.retire("removed") for w in removed), *(w.gone() for w in changed))
             self._retired = {}
+            for worker in waiting:
+                worker.start()
 
     async def end_spare(self) -> None:
         """End the warm spare for good: what runs in our place next could not reap it."""
@@ -196,14 +214,12 @@ class WorkerPool:
     def _all(self) -> list[Worker]:
         return [*self._workers.values(), *self._retired.values()]
 
-    def _new(self, spec: WorkerSpec) -> Worker:
-        worker = Worker(spec, self._around)
-        worker.start()
-        return worker
+    def _index(self) -> None:
+        self._by_name = {name: w for w in self._workers.values() for name in (w.name, *w.spec.models)}
 
     def _worker(self, name: str) -> Worker:
         try:
-            return self._workers[name]
+            return self._by_name[name]
         except KeyError:
             raise UnknownModel(f"no model named {name!r}") from None
 
@@ -214,3 +230,13 @@ class WorkerPool:
                 connector=aiohttp.TCPConnector(force_close=True, limit=0), cookie_jar=aiohttp.DummyCookieJar()
             )
         return self._session
+
+
+def _same(before: WorkerSpec, after: WorkerSpec) -> bool:
+    """Whether both are for the same models, however each is written now."""
+    return set(before.models) == set(after.models) and bool(before.group) == bool(after.group)
+
+
+def _in_the_way(old: WorkerSpec, new: WorkerSpec) -> bool:
+    """Whether the new one can't run beside the old one: they have a model, or the name, in common."""
+    return old.name == new.name or not set(old.models).isdisjoint(new.models)

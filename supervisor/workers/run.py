@@ -44,7 +44,7 @@ class Run:
         spec: Callable[[], WorkerSpec],
         on_serving: Callable[[], None],
     ) -> None:
-        self.lane = Lane(around.lanes, standing.view.name)
+        self.lane = Lane(around.lanes, spec().models)
         self.instance: AnyInstance | None = None
         self.successor: Successor | None = None
         self.found: Record | None = None  # what an earlier supervisor left, for the first run
@@ -75,11 +75,11 @@ class Run:
         began = self._now()
         over = Order(lambda: orders.until(lambda: orders.run_is_over), lambda: orders.run_is_over)
         outcome = await until_ready(instance, over, self._spec)
-        if not isinstance(outcome, Endpoint):
+        if outcome is None or isinstance(outcome, Fault):
             return instance, outcome
         self._serving(instance, outcome, self._now() - began)
         called = Order(lambda: orders.until(self._is_called), self._is_called)
-        while (fault := await until_over(instance, called, self.lane.work, self._spec)) is None:
+        while (fault := await until_over(instance, called, self.lane, self._spec)) is None:
             if orders.run_is_over:
                 break
             instance = await self._succeed(instance)
@@ -95,7 +95,7 @@ class Run:
         orders, spec = self._orders, self._spec()
         why = f"stopping ({orders.ending.cause})" if orders.ending else None
         if fault is not None:  # 1
-            self.lane.detach(killed=instance.killed)
+            await self.lane.died(fault.culprit, killed=instance.killed)
             self._standing.move(S.STOPPING, fault.text)
             await instance.kill()
             return
@@ -125,7 +125,7 @@ class Run:
             self._standing.show(reason=f"goes on until its next process is ready ({cause})")
             self.successor = Successor(self._spec(), self._around, cause, self._orders.nudge)
             if isinstance(self.instance, Instance) and self.successor.instance is not None:
-                self.instance.tail.secrets.add(self.successor.instance.endpoint.api_key)
+                self.instance.tail.secrets.add(self.successor.instance.endpoints[0].api_key)
 
     async def succeeded(self) -> None:
         """Wait until the successor has taken over; WorkerError when it does not."""
@@ -178,19 +178,21 @@ class Run:
         return self._orders.run_is_over or (self.successor is not None and self.successor.settled)
 
     def _take(self, instance: AnyInstance, event: str) -> None:
-        """This process is the model's from now on."""
+        """This process is the worker's from now on."""
         self.instance = instance
-        self._standing.show(port=instance.endpoint.port)
+        self._standing.show(port=instance.port)
         pid = instance.shown(self._standing.view).pid
-        log.info(event, model=self._name, pid=pid, port=instance.endpoint.port)
+        log.info(event, model=self._name, pid=pid, port=instance.port)
 
-    def _serving(self, instance: AnyInstance, endpoint: Endpoint, seconds: float) -> None:
+    def _serving(self, instance: AnyInstance, endpoints: tuple[Endpoint, ...], seconds: float) -> None:
         """It became ready: requests may go to it."""
         instance.is_serving()
+        endpoint = endpoints[0]
         if endpoint.version not in (None, *TESTED_VERSIONS):
             log.warning("infinity_not_tested", model=self._name, version=endpoint.version, tested=TESTED_VERSIONS)
-        self.lane.attach(endpoint)
-        self._standing.show(ready_since=self._now(), capabilities=endpoint.capabilities)
+        self.lane.attach(endpoints)
+        self._standing.capabilities = {endpoint.model: endpoint.capabilities for endpoint in endpoints}
+        self._standing.show(ready_since=self._now())
         if not instance.served:
             self._standing.loaded(seconds, self._now())
         if self._standing.state is S.STARTING:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from supervisor.core.endpoint import Endpoint
-from supervisor.core.liveness import Work
 from supervisor.workers.instances import AnyInstance
+from supervisor.workers.lane import Lane
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.readiness import NotReady
 from supervisor.workers.waits import cancelled
@@ -20,10 +20,11 @@ log = structlog.get_logger(__name__)
 
 
 class Fault(NamedTuple):
-    """What is wrong with a worker, in words, and the cause that its restart is counted under."""
+    """What is wrong with a worker, in words, the cause that its restart is counted under, and with which model."""
 
     text: str
     cause: str = "crash"
+    culprit: str | None = None
 
 
 class Order(NamedTuple):
@@ -36,10 +37,12 @@ class Order(NamedTuple):
     is_given: Callable[[], bool]
 
 
-async def until_ready(instance: AnyInstance, order: Order, spec: Callable[[], WorkerSpec]) -> Endpoint | Fault | None:
+async def until_ready(
+    instance: AnyInstance, order: Order, spec: Callable[[], WorkerSpec]
+) -> tuple[Endpoint, ...] | Fault | None:
     """Wait until a worker that was started serves, if it goes on making progress for so long.
 
-    Its endpoint; what is wrong with it; or None when the order came first.
+    Its endpoints; what is wrong with it; or None when the order came first.
     """
     given = asyncio.create_task(order.given())
     exited = asyncio.create_task(instance.exited.wait())
@@ -61,22 +64,28 @@ async def until_ready(instance: AnyInstance, order: Order, spec: Callable[[], Wo
         await cancelled(tasks)
 
 
-async def until_over(
-    instance: AnyInstance, order: Order, work: Callable[[], Work], spec: Callable[[], WorkerSpec]
-) -> Fault | None:
-    """Wait as long as a worker that serves gets on with its work: what is wrong, or None when the order came first."""
+async def until_over(instance: AnyInstance, order: Order, lane: Lane, spec: Callable[[], WorkerSpec]) -> Fault | None:
+    """Wait as long as a worker that serves gets on with its work, that of each of its models.
+
+    What is wrong, or None when the order came first.
+    """
     given = asyncio.create_task(order.given())
     exited = asyncio.create_task(instance.exited.wait())
-    dead = asyncio.create_task(instance.dies(work, lambda: spec().stall_timeout))
-    tasks: list[asyncio.Task[Any]] = [given, exited, dead]
+    turns = asyncio.Lock()
+    dying = {
+        asyncio.create_task(instance.dies(each, lane, turns, lambda: spec().stall_timeout)): each.model
+        for each in instance.endpoints
+    }
+    tasks: list[asyncio.Task[Any]] = [given, exited, *dying]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if order.is_given():
             return None
         if exited.done():
             return Fault(f"ended by itself: {instance.ending()}")
-        log.error("worker_dead", model=spec().name, why=dead.result(), next=instance.remedy)
-        return Fault(f"dead: {dead.result()}", "stalled")
+        why, culprit = next((task.result(), model) for task, model in dying.items() if task.done())
+        log.error("worker_dead", model=culprit, why=why, next=instance.remedy)
+        return Fault(f"dead: {why}" if len(dying) == 1 else f"dead with {culprit}: {why}", "stalled", culprit)
     except NotReady as error:
         return Fault(instance.blame(str(error)))
     finally:

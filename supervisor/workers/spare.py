@@ -322,7 +322,7 @@ class SpareKeeper:
     def _users(self, spare: Spare | None) -> frozenset[str]:
         if spare is None:
             return frozenset()
-        return frozenset(spec.name for spec in self._specs if self._kind(spec) == spare.kind)
+        return frozenset(name for spec in self._specs if self._kind(spec) == spare.kind for name in spec.models)
 
     def _kind(self, spec: WorkerSpec) -> Kind | str:
         env = environment(spec, self._environ, "", self._folder)

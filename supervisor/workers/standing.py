@@ -3,6 +3,7 @@
 Owns the view. Every move is checked against the table of `core.lifecycle`, told in the log and to whoever watches.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import structlog
 
 from supervisor.core.lifecycle import check_move
 from supervisor.core.model import ModelState
+from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.surroundings import Surroundings, WorkerView
 
 log = structlog.get_logger(__name__)
@@ -18,10 +20,12 @@ S = ModelState
 
 
 class Standing:
-    """One worker's `view`; only its own task changes it."""
+    """One worker's `view`, and what each of its models can do (`capabilities`); only its own task changes them."""
 
-    def __init__(self, name: str, around: Surroundings) -> None:
-        self.view = WorkerView(name, S.STOPPED)
+    def __init__(self, spec: WorkerSpec, around: Surroundings) -> None:
+        self.view = WorkerView(spec.name, S.STOPPED, group=spec.name if spec.group else None)
+        self.capabilities: Mapping[str, frozenset[str]] = {}
+        self._models = spec.models
         self._around = around
 
     @property
@@ -48,14 +52,17 @@ class Standing:
     def loaded(self, seconds: float, now: float) -> None:
         """A process became ready, so long after its start."""
         self.show(ready_since=now, load_seconds=seconds, loads=self.view.loads + 1)
-        self._around.hooks.on_load(self.view.name, seconds)
+        for model in self._models:
+            self._around.hooks.on_load(model, seconds)
 
     def unloaded(self, cause: str) -> None:
         """It was stopped because somebody asked for it."""
         self.show(unloads=self.view.unloads + 1)
-        self._around.hooks.on_unload(self.view.name, cause)
+        for model in self._models:
+            self._around.hooks.on_unload(model, cause)
 
     def restarted(self, cause: str) -> None:
         """It is started again, or another process has taken its place."""
         self.show(restarts=self.view.restarts + 1)
-        self._around.hooks.on_restart(self.view.name, cause)
+        for model in self._models:
+            self._around.hooks.on_restart(model, cause)

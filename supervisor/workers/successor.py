@@ -28,7 +28,7 @@ class Successor:
         self.cause = cause
         self.spec = spec
         self.instance: Instance | None = None
-        self.ready: Endpoint | None = None
+        self.ready: tuple[Endpoint, ...] | None = None
         self.fault: Fault | None = None
         self.seconds = 0.0
         self._on_news = on_news
@@ -40,7 +40,7 @@ class Successor:
             return
         self.instance.tail.silent = True  # both write to one file, and the first one's tail tells of it
         process = self.instance.process
-        log.info("worker_successor_started", model=spec.name, pid=process.pid, port=self.instance.endpoint.port)
+        log.info("worker_successor_started", model=spec.name, pid=process.pid, port=self.instance.port)
         self._rising = asyncio.create_task(self._rise(self.instance), name=f"successor {spec.name}")
 
     @property

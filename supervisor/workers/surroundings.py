@@ -29,9 +29,10 @@ class Hooks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker as it is now. `reason` says why it is in this state; times are on the monotonic clock.
+    """One model's worker as it is now. `reason` says why it is in this state; times are on the monotonic clock.
 
     `successor_pgid`: the process group that is being brought up beside the one that serves, to take its place.
+    Models of one `group` have the same worker, and differ in nothing but what they can do.
     """
 
     name: str
@@ -49,6 +50,7 @@ class WorkerView:
     capabilities: frozenset[str] = frozenset()
     backoff_until: float | None = None
     successor_pgid: int | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)

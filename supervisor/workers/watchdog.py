@@ -5,11 +5,13 @@ Owns the clock and the questions; the judgement is `core.liveness`. It kills nob
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 import aiohttp
 import structlog
 
 from supervisor.core.liveness import CANARY_SECONDS, Doubt, Heard, Liveness, Work
+from supervisor.workers.lane import Apart
 from supervisor.workers.process import Activity
 from supervisor.workers.readiness import NotReady, NotYet
 
@@ -23,6 +25,7 @@ _AGAIN = 0.5
 
 async def until_dead(
     model: str,
+    apart: Callable[[], Apart],
     canary: Callable[[], Awaitable[None]],
     work: Callable[[], Work],
     activity: Callable[[], Activity | None],
@@ -31,7 +34,9 @@ async def until_dead(
     """Return when the worker is dead, with what was seen of that.
 
     Args:
-        model: for the log.
+        model: which of the worker's.
+        apart: has it alone there, so that the CPU time used is not others'. Not asked where nobody waits for it: who is
+            in use is not to be held up for that.
         canary: asks the worker something small; raises what `readiness.canary` raises.
         work: what it was given and has finished.
         activity: what its processes have used so far, None where that can't be seen; walks /proc, so it is asked only
@@ -47,14 +52,17 @@ async def until_dead(
             continue
         if doubt is not Doubt.IDLE:
             log.warning("worker_in_doubt", model=model, why=_WHY[doubt], next="a canary")
-        before, began = activity(), loop.time()
-        heard = await _hear(canary)
-        took = loop.time() - began
-        after = activity()
-        used = None if before is None or after is None else max(0.0, after.cpu_seconds - before.cpu_seconds)
-        wrong = liveness.verdict(work(), stall_timeout(), loop.time(), heard=heard, took=took, core_seconds=used)
-        if wrong is not None:
-            return wrong
+        async with apart() if doubt is not Doubt.IDLE else nullcontext() as alone:
+            before, began = activity(), loop.time()
+            heard = await _hear(canary)
+            took = loop.time() - began
+            after = activity()
+            used = None if before is None or after is None else max(0.0, after.cpu_seconds - before.cpu_seconds)
+            wrong = liveness.verdict(work(), stall_timeout(), loop.time(), heard=heard, took=took, core_seconds=used)
+            if wrong is not None:
+                return wrong
+            if alone is not None:
+                alone.over()
         if doubt is not Doubt.IDLE:
             log.info(
                 "worker_lives",

@@ -1,4 +1,4 @@
-"""One model's worker: a task that owns its state and walks it through the table of `core.lifecycle`.
+"""One worker, of one model or a group: a task that owns its state and walks it through the table of `core.lifecycle`.
 
 Others never change the state: they leave an order (run, rest, restart) and may await the outcome. Orders are levels,
 not events: repeating one changes nothing, and the last one counts.
@@ -32,13 +32,13 @@ LOOK_AGAIN = 2.0
 
 
 class Worker:
-    """One model's worker; `start` its task once, `retire` it at the end."""
+    """One process, run after run; `start` its task once, `retire` it at the end."""
 
     def __init__(self, spec: WorkerSpec, around: Surroundings) -> None:
         self.name = spec.name
         self.spec = spec
         self._orders = Orders()
-        self._standing = Standing(spec.name, around)
+        self._standing = Standing(spec, around)
         self._run = Run(self._standing, around, self._orders, lambda: self.spec, self._on_serving)
         self._ready_waits, self._gone_waits = Waits(), Waits()
         self._task: asyncio.Task[None] | None = None
@@ -52,14 +52,15 @@ class Worker:
         """Where it is in its life."""
         return self._standing.state
 
-    def view(self) -> WorkerView:
-        """How it is now."""
+    def views(self) -> dict[str, WorkerView]:
+        """How each of its models is now: all are as it is."""
         view, run = self._standing.view, self._run
         if run.instance is not None:
             view = run.instance.shown(view)
         if run.successor is not None and run.successor.instance is not None:
             view = replace(view, successor_pgid=run.successor.instance.process.pgid)
-        return view
+        can = self._standing.capabilities
+        return {name: replace(view, name=name, capabilities=can.get(name, frozenset())) for name in self.spec.models}
 
     def start(self) -> None:
         """Begin to follow orders."""

@@ -63,6 +63,13 @@ def test_at_best_others_use_the_least_they_ever_did() -> None:
     assert put(headroom, 1000, a=1000).lanes["a"].memory_ever == 8500 * MIB
 
 
+def test_the_process_of_a_group_stays_as_a_whole() -> None:
+    """The other models of a worker do not go when all others do: what they hold is no room for its parts."""
+    models = [replace(model, group="g") for model in (MODEL, OTHER)]
+    orders = Headroom().put(ORDERS, sample(3000), Thresholds(), models, use(a=1000, b=1000), False)
+    assert orders.lanes["a"].memory_ever == orders.lanes["b"].memory_ever == (9500 - 1000 - 2000) * MIB
+
+
 def test_a_new_worker_has_a_level_of_its_own() -> None:
     """The least that it held since it became ready; while it loads, what it holds is no measure."""
     headroom = Headroom()

@@ -114,6 +114,7 @@ MODEL_DEFAULTS: dict[str, Any] = {
     "env": {},
     "preload": True,
     "pinned": False,
+    "group": None,
     "memory_gb": None,
     "url": None,
     "api_key_file": None,
@@ -525,3 +526,11 @@ def test_what_follows_from_the_host_is_shown_when_it_is_given(tmp_path: Path) ->
     written = settings_of(tmp_path, "state_dir: /srv\nproxy: {queue: {max_bytes: 5}, max_body_bytes: 5}\n")
     shown = effective(written, total_memory=64 * 1024**3, state_dir="/var/lib/x")
     assert (shown["proxy"]["queue"]["max_bytes"], shown["state_dir"], queue_bytes(written, 1)) == (5, "/srv", 5)
+
+
+def test_models_of_a_group_need_a_place_each(tmp_path: Path) -> None:
+    """A group as large as there are places is a plan; one that is pinned counts with all its models."""
+    group = "models:\n" + "".join(f"- {{name: {name}, model_id: x, group: g}}\n" for name in "abc")
+    assert [model.group for model in settings_of(tmp_path, group).models] == ["g"] * 3
+    pinned = group.replace("group: g}", "group: g, pinned: true}", 1)
+    assert len(settings_of(tmp_path, pinned).models) == 3

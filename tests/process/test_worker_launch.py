@@ -15,7 +15,7 @@ import pytest
 from supervisor.core.model import ModelState
 from supervisor.errors import WorkerError
 from supervisor.workers import launch
-from supervisor.workers.launch import Elsewhere, WorkerSpec, command_line, environment, free_port, is_free
+from supervisor.workers.launch import Elsewhere, Member, WorkerSpec, command_line, environment, free_port, is_free
 from supervisor.workers.process import Process, group_activity, start_ticks
 from tests.support.fake_lanes import bench, group, scripted
 
@@ -103,6 +103,18 @@ def test_our_own_requests_never_meet_a_429(batch: int, client_batch: str | None,
     assert made["INFINITY_QUEUE_SIZE"] == str(size)
 
 
+def test_models_of_a_group_repeat_their_own_options() -> None:
+    """Infinity takes these in the order of the models, and what is there once for all; which order says nothing."""
+    first, second = Member("a", "/x", "torch"), Member("b", "/y", "optimum")
+    spec = replace(SPEC, name="g", group=(first, second), args=("--dtype", "float16"))
+    words = command_line(spec, 7)
+    values = {w: [words[i + 1] for i, word in enumerate(words) if word == w] for w in words if w.startswith("--")}
+    assert (values["--model-id"], values["--served-model-name"]) == (["/x", "/y"], ["a", "b"])
+    assert (values["--engine"], values["--device"]) == (["torch", "optimum"], ["cpu"])
+    assert (values["--batch-size"], values["--dtype"], values["--port"]) == (["16"], ["float16"], ["7"])
+    assert replace(spec, group=(second, first)).fingerprint == spec.fingerprint
+
+
 def test_only_some_settings_need_a_new_process() -> None:
     """Every field of a spec either changes the launch key, or is one of those a running worker can follow."""
     other = {
@@ -115,6 +127,7 @@ def test_only_some_settings_need_a_new_process() -> None:
         "env": {"A": "b"},
         "command": ("other",),
         "elsewhere": Elsewhere("127.0.0.1", 8000),
+        "group": (Member("a", "/y", "torch"),),
     }
     live = {"batch_size": 5, "cpu_held": True, "warm_spare": True}
     live |= {f"{what}_timeout": 1.0 for what in ("start", "drain", "stop", "stall")}

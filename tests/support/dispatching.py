@@ -203,12 +203,16 @@ class World:
         """New orders for all models; those named in `closed` (a letter each) have their own gate shut.
 
         `seconds` bounds the parts' length; None leaves the batch size alone in charge. `room`, `last` and `ever` bound
-        their memory in bytes (None: nothing does); the pid of each model's worker is its place among the models.
+        their memory in bytes (None: nothing does); the pid of each model's worker is its place among the models, of a
+        group the first one's.
         """
         self.loosened = True  # what is at a worker was sent under the orders before
+        pids: dict[str, int] = {}
         lanes = {
-            m.name: LaneOrders(m.name not in closed, batch, window, seconds, ever, pid)
-            for pid, m in enumerate(self.models, 1)
+            m.name: LaneOrders(
+                m.name not in closed, batch, window, seconds, ever, pids.setdefault(m.group or m.name, place)
+            )
+            for place, m in enumerate(self.models, 1)
         }
         self.trickling = bool(trickle)
         self.orders = Orders(paused, None, lanes, self.trickling, trickle or 1, hold, room, last)

@@ -25,6 +25,7 @@ class FakeModel:
     estimate: int | None = None
     managed: bool = True
     stoppable: bool = True
+    group: str | None = None
 
 
 @dataclass
@@ -92,6 +93,7 @@ class FakeView:
     unloads: int = 0
     restarts: int = 0
     successor_pgid: int | None = None
+    group: str | None = None
 
 
 @dataclass
@@ -110,14 +112,15 @@ class FakeWorkers:
     def request_ready(self, name: str) -> None:
         """Ready at once, if they obey."""
         self.asked.append(("ready", name))
-        if self.obey:
-            self.state[name] = replace(self.state[name], state=ModelState.READY, pid=1, pgid=1, ready_since=0.0)
+        for each in self._named(name) if self.obey else ():
+            pid = 1 + list(self.state).index(self._named(name)[0])
+            self.state[each] = replace(self.state[each], state=ModelState.READY, pid=pid, pgid=pid, ready_since=0.0)
 
     def request_stop(self, name: str, cause: str) -> None:
         """Gone at once, if they obey."""
         self.asked.append(("stop", name, cause))
-        if self.obey:
-            self.state[name] = FakeView()
+        for each in self._named(name) if self.obey else ():
+            self.state[each] = FakeView(group=self.state[each].group)
 
     def request_restart(self, name: str, cause: str, beside: bool) -> None:
         """Noted."""
@@ -133,6 +136,11 @@ class FakeWorkers:
         self.asked.append(("drop spare",))
         self.spare = SpareView(SpareState.ABSENT)
 
+    def _named(self, name: str) -> list[str]:
+        """A model, or all of its group, by any name."""
+        group = self.state[name].group if name in self.state else name
+        return [each for each, view in self.state.items() if each == name or (group and view.group == group)]
+
 
 class House:
     """A controller with all it needs; time passes when told to, in steps of a raw sample."""
@@ -147,7 +155,7 @@ class House:
         }
         self.models = models or (FakeModel("a"), FakeModel("b"))
         self.lanes = FakeLanes({m.name: FakeDemand() for m in self.models})
-        self.workers = FakeWorkers({m.name: FakeView() for m in self.models})
+        self.workers = FakeWorkers({m.name: FakeView(group=m.group) for m in self.models})
         self.journal = Journal()
         self.policy = policy or Policy(
             thresholds={
@@ -191,7 +199,7 @@ class House:
 
     def worker_use(self, pgids: Mapping[str, int], now: float) -> Mapping[str, WorkerUse]:
         """Half a GiB for each."""
-        return {name: WorkerUse(0.0, GIB // 2) for name in pgids}
+        return {name: WorkerUse(2.0, GIB // 2) for name in pgids}
 
     def own_cpu(self) -> float:
         """The workers do nothing."""

@@ -4,13 +4,14 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.core.liveness import Work
 from supervisor.core.model import ModelState
-from supervisor.workers.launch import WorkerSpec
+from supervisor.workers.launch import Member, WorkerSpec
 from supervisor.workers.pool import WorkerPool
 from supervisor.workers.records import Records
 from supervisor.workers.surroundings import WorkerView
@@ -26,6 +27,7 @@ class FakeLanes:
         self.drained = asyncio.Event()  # parts in flight are answered; cleared by a test that wants a long drain
         self.drained.set()
         self.now = Work()  # what `work` tells
+        self.works: dict[str, Work] = {}  # what it tells of one model
         self.killed = False  # whether the last worker that was detached had been killed by others
 
     def attach(self, endpoint: Endpoint) -> None:
@@ -47,7 +49,7 @@ class FakeLanes:
         self.endpoints.pop(model, None)
 
     def work(self, model: str) -> Work:
-        return self.now
+        return self.works.get(model, self.now)
 
     def unavailable(self, model: str, reason: str, retry_after: float | None) -> None:
         self.told.append(("unavailable", model, reason, retry_after))
@@ -125,6 +127,11 @@ def scripted(name: str = "m", *, start_timeout: float = 20.0, stop_timeout: floa
         drain_timeout=5.0,
         stop_timeout=stop_timeout,
     )
+
+
+def grouped(name: str, *models: str, **settings: Any) -> WorkerSpec:
+    """The spec of a scripted worker with several models."""
+    return replace(scripted(name, **settings), group=tuple(Member(m, "/any", "debugengine") for m in models))
 
 
 @asynccontextmanager

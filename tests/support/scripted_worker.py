@@ -2,8 +2,8 @@
 
 Takes Infinity's arguments and settings as far as they matter (`--served-model-name`, `--port`, INFINITY_API_KEY) and
 answers in Infinity's shape; `tests/infinity/test_worker_double.py` holds it against the real one. What it does wrong
-stands in the environment variable SCRIPT as JSON, see `Script`. In inputs, the text `HANG` is never answered and `DIE`
-ends the process.
+stands in the environment variable SCRIPT as JSON, see `Script`. In inputs, the text `HANG` is never answered, `DIE`
+ends the process, and after `ZOMBIE` its model answers nothing any more.
 
     WorkerSpec(name="m", model_id="x", command=scripted_command(), env=script(start_seconds=1.0))
 """
@@ -76,8 +76,9 @@ class Script:
 class Worker:
     """The server of one process."""
 
-    def __init__(self, script: Script, name: str) -> None:
-        self.script, self.name = script, name
+    def __init__(self, script: Script, names: list[str]) -> None:
+        self.script, self.names = script, names
+        self.dead: set[str] = set()
         self.key = os.environ.get("INFINITY_API_KEY", "")
         self.posts = 0
 
@@ -120,7 +121,10 @@ class Worker:
         self.posts += 1
         if b"DIE" in body or (self.script.dies_after and self.posts > self.script.dies_after):
             die(self.script)
-        if b"HANG" in body:
+        model = json.loads(body).get("model")
+        if b"ZOMBIE" in body:
+            self.dead.add(model)
+        if b"HANG" in body or model in self.dead:
             await asyncio.sleep(3600)
         await asyncio.sleep(self.script.answer_seconds)
         if self.script.numbers == "none":
@@ -132,8 +136,8 @@ class Worker:
     def models(self) -> dict[str, Any]:
         """The answer to GET /models."""
         stats = {"queue_fraction": 0.0, "queue_absolute": 0, "results_pending": 0, "batch_size": 32}
+        names = self.names if self.script.lists is None else [self.script.lists]
         model = {
-            "id": self.script.lists if self.script.lists is not None else self.name,
             "stats": stats,
             "object": "model",
             "owned_by": "infinity",
@@ -141,14 +145,14 @@ class Worker:
             "backend": "scripted",
             "capabilities": list(self.script.capabilities),
         }
-        return {"data": [model], "object": "list"}
+        return {"data": [{"id": name, **model} for name in names], "object": "list"}
 
     def compute(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         """Numbers that tell inputs of different lengths apart, as the debug engine's do."""
         given = request["documents"] if path == "/rerank" else request["input"]
         texts = [given] if isinstance(given, str) else given
         characters = sum(map(len, texts))
-        answer: dict[str, Any] = {"model": self.name, "id": "infinity-scripted", "created": 0}
+        answer: dict[str, Any] = {"model": request.get("model", self.names[0]), "id": "infinity-scripted", "created": 0}
         answer["usage"] = {"prompt_tokens": characters, "total_tokens": characters}
         if path == "/rerank":
             scores = sorted(((self.number(t, i), i) for i, t in enumerate(texts)), key=str, reverse=True)
@@ -207,9 +211,9 @@ def bear_a_grandchild(sockets: list[int]) -> None:
     subprocess.Popen([sys.executable, "-ESc", code], pass_fds=sockets)
 
 
-async def serve(script: Script, name: str, port: int) -> None:
+async def serve(script: Script, names: list[str], port: int) -> None:
     """Answer until SIGTERM, then end by it as uvicorn does."""
-    worker = Worker(script, name)
+    worker = Worker(script, names)
     if script.never_listens:
         await asyncio.sleep(3600)
     server = await asyncio.start_server(worker.connection, "127.0.0.1", port)
@@ -231,7 +235,7 @@ async def serve(script: Script, name: str, port: int) -> None:
 def main() -> None:
     """Parse what `infinity_emb v2` would, as far as it matters here."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--served-model-name", required=True)
+    parser.add_argument("--served-model-name", required=True, action="append")
     parser.add_argument("--port", type=int, required=True)
     known, _ = parser.parse_known_args(sys.argv[2:])
     settings = Script(**json.loads(os.environ.get("SCRIPT", "{}")))
