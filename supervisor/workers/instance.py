@@ -248,7 +248,8 @@ class Instance:
                 break
             await asyncio.sleep(0.05)
         with suppress(TimeoutError):  # the exit status comes with the next turn of the loop
-            await asyncio.wait_for(self.process.exited.wait(), 1.0)
+            async with asyncio.timeout(1.0):  # wait_for of Python 3.11 forgets a cancellation that comes with the end
+                await self.process.exited.wait()
 
     def close(self) -> None:
         """Give back everything, killing what still runs: on the ordinary way nothing does."""

@@ -77,6 +77,8 @@ class Run:
         outcome = await until_ready(instance, over, self._spec)
         if outcome is None or isinstance(outcome, Fault):
             return instance, outcome
+        if over.is_given():  # since a moment ago: nobody is to be told that it is ready
+            return instance, None
         self._serving(instance, outcome, self._now() - began)
         called = Order(lambda: orders.until(self._is_called), self._is_called)
         while (fault := await until_over(instance, called, self.lane, self._spec)) is None:
@@ -145,8 +147,10 @@ class Run:
         """The successor is there, or is not going to be: the process that goes on. Clients wait for the drain only.
 
         1. It failed, or has ended since: everything stays as it is.
-        2. The old one answers what it has; what it could not in time is sent to the new one again.
-        3. The new one serves. The old one ends: it has nothing left that anybody waits for.
+        2. The old one answers what it has; what it could not in time is sent to the new one again. Ordered to end
+           meanwhile, it does, and the new one with it.
+        3. The new one serves. The old one ends: it has nothing left that anybody waits for. Until it has gone there is
+           no third one, and who asks for a new process is told of this one.
         """
         orders, spec, successor = self._orders, self._spec(), self.successor
         assert successor is not None, "it called"
@@ -157,19 +161,21 @@ class Run:
             self.drop_successor(why)
             return instance
         await self.lane.drain(spec.drain_timeout, instance.exited, orders.cut_drain)  # 2
+        if orders.run_is_over:
+            return instance
         self.lane.detach(killed=instance.exited.is_set() and instance.killed)
         successor.hand_out()
-        self.successor = None
         self._take(new, "worker_succeeded")  # 3
         try:
             self._serving(new, successor.ready, successor.seconds)
             self._standing.show(reason=None)
             self._standing.restarted(successor.cause)
-            self._succeeded.answer()
             await instance.stop(spec.stop_timeout, orders.cut_stop, successor.cause)
         finally:
             self._close(instance)
             new.is_alone()
+            self.successor = None
+        self._succeeded.answer()
         return new
 
     # -- helpers ----------------------------------------------------------------------------------------------------

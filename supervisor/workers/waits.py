@@ -11,14 +11,18 @@ class Waits:
     def __init__(self) -> None:
         self._futures: set[asyncio.Future[None]] = set()
 
-    async def wait(self) -> None:
-        """Wait for the outcome; raises what `answer` was given. Leaving early (a cancelled caller) harms nobody."""
+    def wait(self, over: bool = False) -> "asyncio.Future[None]":
+        """The next outcome after this call, to be awaited; raises what `answer` is given. `over`: it has come already.
+
+        Leaving early (a cancelled caller) harms nobody. It is no coroutine, for one begins to wait only when it is run:
+        a reload that waited so for an end missed it, and for ever held up the next reload.
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._futures.add(future)
-        try:
-            await future
-        finally:
-            self._futures.discard(future)
+        future.add_done_callback(lambda done: self._futures.discard(done))
+        if over:
+            future.set_result(None)
+        return future
 
     def answer(self, error: Exception | None = None) -> None:
         """Tell everybody who waits now: it has come, or what is in its way."""

@@ -143,10 +143,9 @@ class Worker:
         """Wait until the next process has taken its place, as ordered before; WorkerError when it did not."""
         await self._run.succeeded()
 
-    async def gone(self) -> None:
-        """Wait until nothing is left of the process that runs now, or is about to, if there is one."""
-        if self._runs:
-            await self._gone_waits.wait()
+    def gone(self) -> "asyncio.Future[None]":
+        """When nothing is left of the process that runs, or is about to, at this call; at once if there is none."""
+        return self._gone_waits.wait(over=not self._runs)
 
     async def retire(self, cause: str) -> None:
         """Stop it for good: returns when nothing of it is alive and its task has ended."""
@@ -160,13 +159,16 @@ class Worker:
 
     async def _follow(self) -> None:
         orders = self._orders
-        while True:
-            await orders.until(lambda: orders.wanted or orders.retiring)
-            if orders.wanted:
-                await self._life()
-                await self._sit_out()
-            elif orders.retiring:
-                return
+        try:
+            while True:
+                await orders.until(lambda: orders.wanted or orders.retiring)
+                if orders.wanted:
+                    await self._life()
+                    await self._sit_out()
+                elif orders.retiring:
+                    return
+        finally:
+            self._run.drop_successor("cancelled")  # also in a back-off, where it is about to stand in
 
     async def _life(self) -> None:
         """One run, from spawn to an empty process group.
@@ -184,9 +186,6 @@ class Worker:
             instance = await self._run.begin(patient=not self._back_off.fruitless)  # 1
             instance, fault = await self._run.serve(instance)  # 2
             await self._run.end(instance, fault)  # 3
-        except asyncio.CancelledError:
-            self._run.drop_successor("cancelled")
-            raise
         except NotReady as error:
             fault = Fault(str(error))
         except Exception as error:  # a mistake of ours must not leave a model without anyone who looks after it
