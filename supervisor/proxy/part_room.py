@@ -59,12 +59,19 @@ class _Plenty(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """What was at the worker together, and the room it had; None where there was plenty."""
+    """What was at the worker together, what it was to take, and the room it had; None where there was plenty."""
 
     memory: PartMemory
     rows: int
     longest: int
+    need: int
     room: int | None
+
+    @property
+    def tight(self) -> bool:
+        """Whether it may well have taken more than the room. (While nothing is known of a model no room is plenty: a
+        `kill -9` under its first short part once made every text too large for it.)"""
+        return self.room is not None and self.need > PLENTY * self.room
 
 
 class Rooms:
@@ -141,7 +148,7 @@ class PartRoom:
         self._missed()
         if killed and self._lost is not None:
             lost, self._lost = self._lost, None
-            lost.memory.lower_cap(min(lost.rows, self.batch), lost.longest, lost.room)
+            lost.memory.lower_cap(min(lost.rows, self.batch), lost.longest, lost.room if lost.tight else None)
             self._learned()
         self._worker.follow(None)
         self.trying = self.trial_waits = False
@@ -283,8 +290,9 @@ class PartRoom:
                 longest = each.longest
         self.trying = part.trial is not None
         memory = self._memory_of(part.endpoint)
-        self._host.reserve(self, self._need(part.endpoint, memory, min(rows, self.batch), longest))
-        self._sent = sent = _Sent(memory, rows, longest, self._room)
+        need = self._need(part.endpoint, memory, min(rows, self.batch), longest)
+        self._host.reserve(self, need)
+        self._sent = sent = _Sent(memory, rows, longest, need, self._room)
         if self._largest is None or rows * longest > self._largest.rows * self._largest.longest:
             self._largest = sent
         for room in self.siblings:

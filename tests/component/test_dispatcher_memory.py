@@ -397,6 +397,21 @@ async def test_a_killed_worker_gets_smaller_parts(killed: bool) -> None:
         assert widest(w, 1) == (22 if killed else 32)
 
 
+async def test_a_kill_under_the_first_part_makes_no_short_text_too_large() -> None:
+    """Nothing is known of the model yet, and the host has plenty: who killed it did that for no want of memory."""
+    memory = Memory(squared, 16_384 * MIB, seconds=1.0)
+    async with world(peaks=memory) as w:
+        memory.place(w, w.up())
+        async with memory.sampled(w):
+            client = ask(w, 1, 13)
+            await asyncio.sleep(0.5)
+            w.dispatcher.detach("a", killed=True)
+            memory.processes.clear()
+            memory.place(w, w.up())
+            assert (await client).status == 200
+            assert (await ask(w, 1, 200)).status == 200
+
+
 async def test_an_idle_worker_that_is_killed_teaches_nothing() -> None:
     """Nothing of ours was there, so nothing of ours was too large."""
     memory = Memory(truncating, 64 << 30)
