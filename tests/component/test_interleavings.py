@@ -28,6 +28,8 @@ from tests.support.simulated_house import Client, House, house
 from tests.support.simulated_program import Programs, Script
 
 STORIES, AT_ONCE = 1000, 50
+# So many are told in any run, the others with --long: a story takes 40 to 70 ms.
+USUALLY = 400
 MODELS = ("a", "b", "c")
 ALIAS = "also-b"
 DRAIN_TIMEOUT = 30
@@ -285,7 +287,10 @@ async def tell(seed: int, folder: Path, configs: dict[int, list[Settings]]) -> N
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@pytest.mark.parametrize("first", range(0, STORIES, AT_ONCE))
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(first, marks=[pytest.mark.long] * (first >= USUALLY)) for first in range(0, STORIES, AT_ONCE)],
+)
 def test_a_story_ends_well(first: int, tmp_path: Path, configs: dict[int, list[Settings]]) -> None:
     """Fifty stories, one after the other; a failure names its seed."""
     for seed in range(first, first + AT_ONCE):

@@ -32,7 +32,6 @@ from supervisor.proxy.jobs import Asker, Job, Reply
 from supervisor.proxy.refusals import Refusal
 from supervisor.state import OperatorPause
 from supervisor.workers.pool import WorkerPool
-from supervisor.workers.records import Records
 from supervisor.workers.waits import cancelled
 from tests.support import fake_infinity
 from tests.support.simulated_program import Programs
@@ -113,7 +112,6 @@ class House:
             log_dir=folder / "logs",
             dispatcher=daemon.dispatcher,
             on_change=self._changed,
-            records=Records(folder / "workers.json"),
             hooks=daemon.metrics,
             environ={},
         )
