@@ -46,6 +46,10 @@ class Setup:
     """Bytes of a memory cgroup in which each contestant lives."""
     make_model: Callable[[Path], str] = lambda _: infinity.minilm()
     """The model's folder; makes it in the folder it is given, if need be."""
+    models: tuple[str, ...] = (MODEL,)
+    """Names under which it is served, each by an Infinity of its own."""
+    room: int | None = None
+    """How many of them may be in memory; None: all."""
 
     @property
     def torch_args(self) -> list[str]:
@@ -103,7 +107,7 @@ class Contestant:
 
     def embed(self, text: str, timeout: float = 60) -> int:
         """The status of one embedding; OSError when there is no answer."""
-        body = json.dumps({"model": MODEL, "input": text}).encode()
+        body = json.dumps({"model": self.setup.models[0], "input": text}).encode()
         request = urllib.request.Request(f"{self.url}/embeddings", body, {"content-type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
@@ -124,9 +128,16 @@ class Contestant:
 
     def start_infinity(self, port: int) -> None:
         """Start a real Infinity, without any supervisor."""
-        model = ["--model-id", self.model_id, "--served-model-name", MODEL, "--engine", self.setup.engine]
-        options = [*model, "--device", "cpu", "--batch-size", str(BATCH), *self.setup.torch_args]
-        self.start("infinity", [*self.command, *options, "--host", "127.0.0.1", "--port", str(port)])
+        self.start("infinity", [*self.infinity_command(), "--served-model-name", MODEL, "--port", str(port)])
+
+    def infinity_command(self) -> list[str]:
+        """A real Infinity, but for the name that it serves and its port."""
+        model = ["--model-id", self.model_id, "--engine", self.setup.engine, "--device", "cpu"]
+        return [*self.command, *model, "--batch-size", str(BATCH), *self.setup.torch_args, "--host", "127.0.0.1"]
+
+    def loads(self) -> float:
+        """How often models were loaded so far, where that is counted."""
+        raise NotImplementedError
 
     def tail(self) -> str:
         """The last of what its programs said."""
@@ -211,6 +222,28 @@ class Naive(Contestant):
         self.start("naive", program if self.setup.cpu_limits else [*program, "--never-pause"])
 
 
+class PlainLru(Contestant):
+    """A small proxy in front of as many as there is room for, which evicts the least recently used one on a miss."""
+
+    name = "lru"
+
+    def spawn(self) -> None:
+        """Start the proxy, which starts the others."""
+        room = self.setup.room or len(self.setup.models)
+        program = [sys.executable, "-m", "tests.bench.plain_lru", str(self.port), str(room)]
+        self.start("lru", [*program, *self.infinity_command()])
+
+    def stop(self) -> None:
+        """End the proxy, which ends the others."""
+        while self.processes:
+            children.end(self.processes.pop(), patience=30)
+
+    def loads(self) -> float:
+        """By its own count."""
+        with urllib.request.urlopen(f"{self.url}/loads", timeout=30) as answer:
+            return float(answer.read())
+
+
 class Supervisor(Contestant):
     """The daemon of this checkout."""
 
@@ -222,16 +255,18 @@ class Supervisor(Contestant):
 
     def config(self) -> dict[str, Any]:
         """What it is configured with."""
-        model = {"name": MODEL, "model_id": self.model_id, "engine": self.setup.engine, "device": "cpu"}
+        model = {"model_id": self.model_id, "engine": self.setup.engine, "device": "cpu", "args": self.setup.torch_args}
         base: dict[str, Any] = {
             "infinity": {"command": self.command, "env": dict(infinity.ENV)},
-            "models": [{**model, "args": self.setup.torch_args}],
+            "models": [{"name": name, **model} for name in self.setup.models],
             "proxy": {"listen": f"127.0.0.1:{self.port}"},
             "admin": {"listen": self.admin.removeprefix("http://")},
             "state_dir": str(self.folder / "state"),
         }
         if not self.setup.cpu_limits:
             base["resource_monitor"] = {**CPU_OFF, **hold_off()}
+        if self.setup.room is not None:
+            base["model_memory_manager"] = {"max_models_in_memory": self.setup.room}
         for key, value in self.setup.written.items():
             base[key] = {**base.get(key, {}), **value}
         return base
@@ -276,6 +311,10 @@ class Supervisor(Contestant):
         command = [sys.executable, "-m", "supervisor", *words, "--admin", self.admin]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
 
+    def loads(self) -> float:
+        """By its own count."""
+        return self.metric("model_loads_total")
+
     @property
     def daemon(self) -> psutil.Process:
         """The daemon's own process."""
@@ -288,7 +327,7 @@ def hold_off() -> dict[str, Any]:
     return {"cpu_hold_target": None} if '"cpu_hold_target"' in known else {}
 
 
-ALL = {kind.name: kind for kind in (Bare, Nginx, Naive, Supervisor)}
+ALL = {kind.name: kind for kind in (Bare, Nginx, Naive, PlainLru, Supervisor)}
 
 
 @contextlib.contextmanager
