@@ -116,8 +116,7 @@ class Lane:
             if every.done() and not all(every.result()):
                 log.warning("worker_not_drained", model=self._models[0], waited_s=timeout)
         finally:
-            every.cancel()
-            await cancelled([*drained, *others])
+            await cancelled([every, *drained, *others])
 
     def detach(self, killed: bool = False) -> None:
         """See `LaneControl.detach`."""

@@ -36,7 +36,7 @@ class Waits:
                 future.set_exception(error)
 
 
-async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+async def cancelled(tasks: Sequence[asyncio.Future[Any]]) -> None:
     """Cancel what is not done and wait until it has ended, so that nothing of it goes on behind the caller's back."""
     for task in tasks:
         task.cancel()

@@ -138,11 +138,11 @@ class Life:
             # One that failed may have a successor, which stands in for it as soon as the task comes to that.
             beside = run.successor.instance if run.successor and worker._orders.wanted else None
             assert [each for each in alive if not beside or each.process is not beside.process] == [], view.state
-            assert self.pool._around.taken == ({beside.endpoint.port} if beside else set()), view.state
+            assert self.pool._around.taken == ({beside.port} if beside else set()), view.state
             assert (view.pid, view.pgid, view.port) == (None, None, None)
         if view.state in (S.READY, S.DRAINING):
             assert run.instance
-            assert view.pid == run.instance.process.pid
+            assert view.port == run.instance.port
         endpoint = self.bench.lanes.endpoints.get("m")
         if endpoint is None:
             assert view.state not in (S.READY, S.DRAINING), f"{view.state}, and the data plane knows nobody"

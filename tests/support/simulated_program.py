@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import itertools
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,7 @@ class SimulatedProcess(Process):
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self._loop = program.loop
         self.pid = self.pgid = self.start_ticks = program.pid
         self.exited = asyncio.Event()
         self.status: int | None = None
@@ -259,7 +261,12 @@ class Programs:
             yield self
 
     def spawn(
-        self, argv: Sequence[str], env: Mapping[str, str], output: int, cwd: Path | None = None
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        output: int,
+        cwd: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> SimulatedProcess:
         """Start one."""
         options = dict(itertools.pairwise(argv))
