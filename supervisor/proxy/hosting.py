@@ -17,6 +17,10 @@ from supervisor.proxy.pump import Pump
 from supervisor.proxy.refusals import Reason, Refusal
 from supervisor.proxy.served_model import Unavailable
 
+# Seconds after which it may be worth asking again for a model that only somebody's hand brings back. A refusal costs
+# nothing, so they are few only for the client's sake; with the jitter on top no more than clients obey.
+FAILED_RETRY = 40.0
+
 
 class Hosting:
     """Implements the pool's LaneControl. A model that is not configured (any more) is ignored everywhere."""
@@ -137,13 +141,14 @@ class Hosting:
         if trouble is None or lane.client is not None:
             return None
         text = f"The model {lane.model.name!r} is unavailable: {trouble.reason}"
-        seconds = None
+        seconds = FAILED_RETRY
         if trouble.until is not None:
             patience = now + lane.seconds_left(job, self._pump.max_wait, now)
             if trouble.until <= min(patience, patience if job.asker.deadline is None else job.asker.deadline):
                 return None
             seconds = trouble.until - now
-        return Refusal(Reason.WORKER_UNAVAILABLE, text, retry_after=seconds, model=lane.model.name)
+        failed = trouble.until is None  # a library that came again by itself would make its caller wait for nothing
+        return Refusal(Reason.WORKER_UNAVAILABLE, text, retry_after=seconds, model=lane.model.name, final=failed)
 
     def _refuse_out_of_reach(self, lane: Lane) -> None:
         now = self._loop.time()

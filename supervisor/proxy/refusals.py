@@ -67,7 +67,8 @@ LONGEST_RETRY_AFTER: Final = 60.0
 class Refusal(SupervisorError):
     """A request that gets no answer from a worker; the text says what the user can do.
 
-    `retry_after` is in seconds; `model` the canonical name of the model it was for, where that is known.
+    `retry_after` is in seconds; `model` the canonical name of the model it was for, where that is known. `final`: as a
+    rule's, where it is more than the rule says.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class Refusal(SupervisorError):
         param: str | None = None,
         retry_after: float | None = None,
         model: str | None = None,
+        final: bool = False,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.param = param
         self.retry_after = retry_after
         self.model = model
+        self.final = final
 
     @property
     def status(self) -> int:
@@ -108,7 +111,7 @@ class Refusal(SupervisorError):
             )
             headers["Retry-After"] = str(math.ceil(seconds))
             headers["retry-after-ms"] = str(math.ceil(seconds * 1000))  # openai's own: spreads clients within a second
-        if rule.final:
+        if rule.final or self.final:
             headers["x-should-retry"] = "false"
         return headers
 

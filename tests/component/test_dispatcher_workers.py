@@ -1,6 +1,7 @@
 """The dispatcher and workers that come and go: loads, crashes, drains, back-off, and the trickle past a closed gate."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -319,6 +320,7 @@ async def test_back_off_is_waited_for_when_it_ends_in_time() -> None:
         assert hasty.refusal.reason is Reason.WORKER_UNAVAILABLE
         assert hasty.refusal.retry_after == pytest.approx(30)
         assert "crashed" in str(hasty.refusal)
+        assert "x-should-retry" not in hasty.refusal.headers(random.Random(1))
         also_hasty = await w.ask(within=29)
         assert also_hasty.reason is Reason.WORKER_UNAVAILABLE
         await asyncio.sleep(31)
@@ -351,6 +353,10 @@ async def test_failed_refuses_until_somebody_intervenes() -> None:
         await asyncio.sleep(1000 - 500)
         late = await w.ask("a")
         assert "no such folder" in str(late)
+        for told in (waiting.refusal, late):  # not within seconds, and not by a library behind its caller's back
+            headers = told.headers(random.Random(1))
+            assert 40 <= int(headers["Retry-After"]) <= 60
+            assert headers["x-should-retry"] == "false"
         assert not other.done
         w.dispatcher.available("a")
         hopeful = w.ask("a")
