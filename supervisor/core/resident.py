@@ -41,7 +41,7 @@ class Resident:
         self.waits_since: float | None = None
         """Since when somebody has waited for it to be loaded, as long as it was out of memory; None = nobody does."""
         self.load_failed_at: float | None = None
-        """When a load of it last ended without it becoming ready; None since it was ready."""
+        """When a load of it last ended without it becoming ready; None since it was ready, or somebody saw to it."""
         self.refused_at: float | None = None
         """When its waiters were last told that it can never be loaded; None = they were not."""
         self.passed_over = False
@@ -193,6 +193,8 @@ class Resident:
         elif view.state is ModelState.STOPPED:
             self._down_at = None
             self._started = False
+            if before.state is ModelState.FAILED:  # given up it leaves by somebody's hand only: a load, a new config
+                self.load_failed_at = None
         if self._started and view.state in (ModelState.BACKOFF, ModelState.FAILED):
             self._started = False
             self.load_failed_at = now

@@ -129,7 +129,7 @@ def test_model_whose_load_failed_makes_nobody_leave_again() -> None:
     script = Script(model("a", BACKOFF), model("x", STARTING, queued=1), max_models=2)
     script.at(0)
     script.at(5, x={"state": STOPPING})
-    script.at(6, x={"state": FAILED})
+    script.at(6, x={"state": BACKOFF})
     script.at(7, a={"state": READY, "inflight": 0}, x={"state": STOPPED})
     script.manager.set_policy(ResidencyPolicy(max_models=1))
     assert script.until(8, 305) == []
@@ -141,6 +141,25 @@ def test_model_whose_load_failed_makes_nobody_leave_again() -> None:
     free.at(5, x={"state": STOPPING})
     free.at(6, {"memory_used": GB}, x={"state": BACKOFF})
     assert free.at(7, {"memory_used": 0}, x={"state": STOPPED}) == ["load x"]
+
+
+def test_model_that_was_given_up_evicts_nobody_ever_again() -> None:
+    """A model that cannot be loaded has one other leave for it, once; the other is loaded again and left alone."""
+    script = Script(model("a"), model("x", STOPPED), max_models=1)
+    script.at(0)
+    assert script.at(1, x={"queued": 1}) == ["unload a: evicted"]
+    script.at(1.5, a={"state": STOPPING})
+    assert script.at(2, {"memory_used": GB}, a={"state": STOPPED}) == ["load x"]
+    script.at(3, {"memory_used": 2 * GB}, x={"state": STARTING, "memory_bytes": GB})
+    script.at(8, x={"state": STOPPING})
+    # its waiters are refused, and more ask for it every second, for two hours
+    assert script.at(9, {"memory_used": GB}, x={"state": FAILED, "queued": 0}, a={"queued": 1}) == ["load a"]
+    script.at(10, a={"state": STARTING})
+    script.at(20, {"memory_used": 2 * GB}, a={"state": READY, "queued": 0, "uses": 1})
+    for now in range(21, 7200):
+        assert script.at(now, x={"queued": now % 2}, a={"uses": now}) == []
+    # an operator who has repaired it and loads it does not wait for the end of anything
+    assert script.at(7200, x={"state": STOPPED, "wanted": True, "oldest_wait": 0.1}) == ["unload a: evicted"]
 
 
 def test_model_that_was_ready_since_its_load_failed_may_have_others_leave() -> None:
