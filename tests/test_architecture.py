@@ -55,6 +55,7 @@ CORE_ALLOWED_STDLIB = {
     "collections",
     "dataclasses",
     "enum",
+    "errno",
     "functools",
     "hashlib",
     "heapq",

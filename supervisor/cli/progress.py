@@ -1,5 +1,6 @@
-"""What is shown while a command waits for a model: its state and the seconds so far, on a terminal only."""
+"""What is shown while a command waits for a model: its state, what it does, the seconds so far; on a terminal only."""
 
+import shutil
 import sys
 import threading
 import time
@@ -35,7 +36,7 @@ def progress_of(daemon: Daemon, model: str) -> Iterator[None]:
 def _keep_telling(daemon: Daemon, model: str, done: threading.Event) -> None:
     started = time.monotonic()
     while not done.wait(EVERY):
-        text = f"{model}: {_state(daemon, model)}, {time.monotonic() - started:.0f} s"
+        text = f"{model}: {time.monotonic() - started:.0f} s, {_state(daemon, model)}"
         if not done.is_set():
             _show(text)
 
@@ -43,11 +44,13 @@ def _keep_telling(daemon: Daemon, model: str, done: threading.Event) -> None:
 def _state(daemon: Daemon, model: str) -> str:
     try:
         models = daemon.get("/api/v1/status")["models"]
-        return next((str(entry["state"]) for entry in models if entry["name"] == model), "waiting")
+        entry = next((entry for entry in models if entry["name"] == model), {"state": "waiting", "reason": None})
+        return f"{entry['state']}: {entry['reason']}" if entry["reason"] else str(entry["state"])
     except (CallFailed, KeyError, TypeError):
         return "waiting"
 
 
 def _show(text: str) -> None:
-    sys.stderr.write("\r\x1b[K" + printable(text))
+    width = shutil.get_terminal_size().columns - 1  # one that wraps cannot be written over
+    sys.stderr.write("\r\x1b[K" + printable(text)[:width])
     sys.stderr.flush()

@@ -56,6 +56,20 @@ FORGOTTEN_AFTER = 600.0
 STARTS_GIVEN_UP = 3
 
 
+class Outlook(StrEnum):
+    """What another start may be expected to do after one that came to nothing."""
+
+    HOPELESS = "hopeless"  # the same, until somebody changes something
+    OPEN = "open"  # nobody knows
+    PASSING = "passing"  # to succeed, once the host or the network has what was missing
+
+
+# How many of those starts a failed one counts for. A hopeless one for all: a mistyped path is none the better for two
+# more starts, which only harm the models that work, and whoever mistyped it knows after one. One that lacked memory, a
+# port or the network for none: what it lacked may come back in an hour, with nobody there to say so.
+_COUNTS_FOR = {Outlook.HOPELESS: STARTS_GIVEN_UP, Outlook.OPEN: 1, Outlook.PASSING: 0}
+
+
 class BackOff:
     """How long to wait before a crashed worker is started again, and when to give up.
 
@@ -64,7 +78,8 @@ class BackOff:
 
     def __init__(self) -> None:
         self._crashes = 0
-        self._never_ready = 0
+        self._never_ready = 0  # what failed starts count for
+        self._starts = 0
         self._ready_since: float | None = None
 
     @property
@@ -75,22 +90,31 @@ class BackOff:
     @property
     def fruitless(self) -> int:
         """Starts in a row that came to nothing, since it was last ready or forgiven."""
-        return self._never_ready
+        return self._starts
 
     @property
     def given_up(self) -> bool:
         """Whether the start fails so steadily that another one would tell nothing new."""
         return self._never_ready >= STARTS_GIVEN_UP
 
+    @property
+    def given_up_text(self) -> str:
+        """After how many starts, in words."""
+        return f"given up after {self.fruitless} start{'s' if self.fruitless > 1 else ''}"
+
     def ready(self, now: float) -> None:
         """The worker became ready."""
         self._ready_since = now
-        self._never_ready = 0
+        self._never_ready = self._starts = 0
 
-    def crashed(self, now: float) -> float:
-        """The worker ended by itself, or its start came to nothing; returns the seconds to wait before the next."""
+    def crashed(self, now: float, outlook: Outlook = Outlook.OPEN) -> float:
+        """The worker ended by itself, or its start came to nothing; returns the seconds to wait before the next.
+
+        `outlook` is of a start that came to nothing; one that was ready once may always be started again.
+        """
         if self._ready_since is None:
-            self._never_ready += 1
+            self._never_ready += _COUNTS_FOR[outlook]
+            self._starts += 1
         elif now - self._ready_since >= FORGOTTEN_AFTER:
             self._crashes = 0
         self._ready_since = None
@@ -103,7 +127,7 @@ class BackOff:
 
     def forgive(self) -> None:
         """An operator asked for it: start from a clean slate."""
-        self._crashes = self._never_ready = 0
+        self._crashes = self._never_ready = self._starts = 0
 
 
 def check_move(before: ModelState, after: ModelState) -> None:
@@ -131,6 +155,10 @@ SIGNAL_NAMES: Mapping[int, str] = MappingProxyType(
         31: "SIGSYS",
     }
 )
+
+
+# How a process ends that got SIGKILL, and a shell whose child did.
+KILLED = (-9, 128 + 9)
 
 
 def exit_description(status: int | None) -> str:

@@ -14,7 +14,9 @@ from typing import Any
 import structlog
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.lifecycle import Outlook
 from supervisor.core.model import ModelState
+from supervisor.core.start_failure import StartFailure
 from supervisor.workers.foreign import ForeignProcess
 from supervisor.workers.handle import handle_on
 from supervisor.workers.lane import Lane
@@ -129,6 +131,10 @@ class Attached:
         pid = None if self._process is None else self._process.pid
         reason = self._says if view.state is ModelState.STARTING else view.reason
         return replace(view, pid=pid, pgid=pid, reason=reason)
+
+    def failure(self) -> StartFailure:
+        """Why its start came to nothing: nobody here knows what it wrote."""
+        return StartFailure(f"ended by itself while starting; {self.ending()}", Outlook.OPEN)
 
     def ending(self) -> str:
         """What is known of its end."""

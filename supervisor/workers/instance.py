@@ -13,14 +13,17 @@ from dataclasses import replace
 import structlog
 
 from supervisor.core.endpoint import Endpoint
-from supervisor.core.lifecycle import exit_description
+from supervisor.core.lifecycle import KILLED, exit_description
 from supervisor.core.liveness import BUSY_SHARE
+from supervisor.core.model import ModelState
+from supervisor.core.start_failure import StartFailure, of_end, of_error
+from supervisor.workers import bars
 from supervisor.workers.cgroup import WorkerGroup
 from supervisor.workers.lane import Lane
 from supervisor.workers.launch import HOST, WorkerSpec, command_line, environment, free_port, is_free
 from supervisor.workers.output import OutputFile, Tail
 from supervisor.workers.process import AdoptedProcess, Process
-from supervisor.workers.progress import standstill
+from supervisor.workers.progress import Progress, standstill
 from supervisor.workers.readiness import NotReady, canary, until_ready
 from supervisor.workers.records import Record, boot_id
 from supervisor.workers.spare import Spare
@@ -40,8 +43,6 @@ _PORT_TIMEOUT = 2.0
 # A ready worker answers a canary in milliseconds, on a saturated host in seconds (edge-cases.md 3).
 _ADOPTED_WITHIN = 30.0
 _LAST_LINES = 3
-# How a process ends that got SIGKILL, and a shell whose child did.
-KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 _LAST_CHARACTERS = 600
 
 
@@ -68,6 +69,7 @@ class Instance:
         self._around = around
         self._output = output
         self._group = group
+        self._progress: Progress | None = None  # while it starts
         around.taken.add(self.port)
         self._follower = asyncio.get_running_loop().create_task(tail.follow())
         self.exited = process.exited
@@ -93,7 +95,9 @@ class Instance:
             if spare is not None:
                 spare.close()
             what = error.filename or spec.command[0]
-            raise NotReady(f"cannot be started: {what}: {error.strerror or error}") from error
+            failure = of_error(error.errno if what == spec.command[0] else None, spec.model_id, spec.command[0])
+            why = failure.text or f"{what}: {error.strerror or error}"
+            raise NotReady(f"cannot be started: {why}", failure.outlook) from error
 
     @classmethod
     def _launch(cls, spec: WorkerSpec, around: Surroundings, spare: Spare | None) -> "Instance":
@@ -158,7 +162,11 @@ class Instance:
 
     async def stands_still(self, limit: Callable[[], float]) -> float:
         """Return when it made no progress for `limit()` seconds, with how long that was; for one that starts."""
-        return await standstill(self.process.activity, lambda: self.tail.written, limit)
+
+        def show(progress: Progress) -> None:
+            self._progress = progress
+
+        return await standstill(self.process.activity, lambda: self.tail.written, limit, show)
 
     async def dies(
         self, endpoint: Endpoint, lane: Lane, turns: asyncio.Lock, stall_timeout: Callable[[], float]
@@ -185,8 +193,13 @@ class Instance:
         self.tail.silent = False
 
     def shown(self, view: WorkerView) -> WorkerView:
-        """The worker's view with what is known here."""
-        return replace(view, pid=self.process.pid, pgid=self.process.pgid, log_tail=tuple(self.tail.last))
+        """The worker's view with what is known here; while it starts what it does, then what ended the start before."""
+        view = replace(view, pid=self.process.pid, pgid=self.process.pgid, log_tail=tuple(self.tail.last))
+        if view.state is not ModelState.STARTING or self._progress is None:
+            return view
+        doing = self._progress.in_words(asyncio.get_running_loop().time(), bars.in_words(self.tail.bar))
+        before = f"before: {view.reason}" if view.reason and doing else view.reason
+        return replace(view, reason="; ".join(filter(None, (doing, before))) or None)
 
     def how(self) -> str:
         """How its process ended; whether the kernel killed for want of memory is known where it has a cgroup."""
@@ -201,6 +214,14 @@ class Instance:
         A shell that ran it tells of SIGKILL by its own exit status.
         """
         return self.process.status in KILLED or bool(self._group.oom_kills())
+
+    def failure(self) -> StartFailure:
+        """Why it ended while it was starting, with its last words."""
+        ending, kills = self.ending(), self._group.oom_kills()
+        ids = [member.model_id for member in self.spec.members]
+        named = ", ".join([each for each in ids if each in ending] or ids)  # of several the one that it complains of
+        failure = of_end(self.process.status, kills, self.tail.last, named, self.spec.command[0])
+        return failure._replace(text=f"{failure.text}; {ending}")
 
     def ending(self) -> str:
         """How it ended, with its last words: "exit status 3; last lines: …"."""

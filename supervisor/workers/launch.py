@@ -29,6 +29,10 @@ _MAX_CLIENT_BATCH = 2048
 _SPIN_TURNS = "2000"
 _SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
+# huggingface_hub tells of a download only on a terminal, or where this position asks for it (its `is_tqdm_disabled`).
+# tqdm would draw ten states a second, as wide as COLUMNS: 30 kB/s into a file that keeps 8 MiB.
+_BARS = {"TQDM_POSITION": "-1", "TQDM_MININTERVAL": "1", "TQDM_NCOLS": "80"}
+
 # Used when the kernel tells no range of its own for outgoing connections, and to begin ours.
 _EPHEMERAL_FROM = 32768
 _PORTS_FROM = 20000
@@ -151,6 +155,7 @@ def environment(spec: WorkerSpec, ours: Mapping[str, str], api_key: str, home: P
         "COLUMNS": "1000",  # its log wraps at 80 columns where it finds no terminal, and would split messages
         "PYTHONUNBUFFERED": "1",  # last words must reach the log before the process is killed
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order NVML has too
+        **_BARS,
     }
     if spec.cpu_held and not any(name in kept or name in spec.env for name in _SPIN_SETTINGS):
         settings["GOMP_SPINCOUNT"] = _SPIN_TURNS

@@ -6,6 +6,7 @@ on. Nothing here trusts the text: it is whatever a model's code, or a client's i
 
 import asyncio
 import hashlib
+import math
 import os
 import re
 from collections import deque
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import structlog
 
 from supervisor.core.display import printable
+from supervisor.workers.bars import is_bar
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +29,8 @@ LINE_CAP = 4096
 LINES_KEPT = 50
 # Lines per second of one worker that go into our log; the others are counted.
 LINES_PER_SECOND = 200
+# Seconds between two states of a progress bar in our log: a download of an hour is 360 lines, not 36,000.
+BAR_EVERY = 10.0
 # Read at one look; when more than `_BACKLOG` waits, the older part is skipped and counted.
 _CHUNK = 256 * 1024
 _BACKLOG = 1024 * 1024
@@ -41,8 +45,6 @@ _PADDING = re.compile(r"(?<=\S) {8,}")
 _RULES = re.compile(r"([^\w\s])\1{15,}")
 # Uvicorn's access log: one line for each part that the proxy sends, which our own metrics count better.
 _ACCESS = re.compile(r'INFO: +\S+ - "[A-Z]+ \S+ HTTP/[\d.]+" [1-4]\d\d\b')
-# tqdm and download bars end their lines with \r alone.
-_LINE_ENDS = re.compile(rb"[\r\n]+")
 
 
 def file_name(model: str) -> str:
@@ -107,6 +109,7 @@ class Tail:
 
     `written` counts every byte seen, `last` holds the newest lines, `interval` is how often `follow` looks (seconds).
     `silent`: somebody else's tail of the same file tells our log. `secrets` are never told.
+    `bar` is the newest state of a progress bar as long as no line came after it, else "".
     """
 
     def __init__(self, model: str, file: OutputFile, secret: str | None = None, interval: float = 0.5) -> None:
@@ -114,6 +117,7 @@ class Tail:
         self.last: deque[str] = deque(maxlen=LINES_KEPT)
         self.written = 0
         self.silent = False
+        self.bar = ""
         self._model = model
         self._file = file
         self.secrets = set() if secret is None else {secret}
@@ -122,6 +126,7 @@ class Tail:
         self._still = 0
         self._allowance = float(LINES_PER_SECOND)
         self._allowed_at: float | None = None
+        self._bar_due = -math.inf  # when a bar may be told again
         self._dropped_lines = 0
         self._dropped_bytes = 0
 
@@ -169,16 +174,37 @@ class Tail:
             self._offset = 0
 
     def _take(self, data: bytes) -> None:
-        *lines, rest = _LINE_ENDS.split(self._rest + data)
-        if len(rest) > 2 * LINE_CAP:  # a line without end: shown in its beginning, its middle is skipped
-            lines.append(rest)
-            rest = b""
-        self._rest = rest
+        *lines, rest = (self._rest + data).split(b"\n")
         for line in lines:
-            if line.strip():
-                self._tell(clean_line(line, *self.secrets))
+            self._tell(self._last_text(line))
+        self._rest = self._last_text(rest) + (b"\r" if rest.endswith(b"\r") else b"")  # which may become \r\n
+        if len(self._rest) > 2 * LINE_CAP:  # a line without end: shown in its beginning, its middle is skipped
+            self._tell(self._rest)
+            self._rest = b""
 
-    def _tell(self, line: str) -> None:
+    def _last_text(self, line: bytes) -> bytes:
+        """What a terminal would show of a line: the last of the texts that were written over one another."""
+        *overwritten, text = line.rstrip(b"\r").split(b"\r")
+        if overwritten and overwritten[-1]:
+            self._tell_bar(clean_line(overwritten[-1], *self.secrets))
+        return text
+
+    def _tell_bar(self, line: str) -> None:
+        """Not a line to be kept: ten of them a second would push a worker's last words out of `last`."""
+        self.bar = line
+        now = self._allowed_at or 0.0
+        if now >= self._bar_due and not self.silent:
+            self._bar_due = now + BAR_EVERY
+            log.info("worker_output", model=self._model, line=line)
+
+    def _tell(self, text: bytes) -> None:
+        if not text.strip():
+            return
+        line = clean_line(text, *self.secrets)
+        if is_bar(line):
+            self._tell_bar(line)
+            return
+        self.bar = ""
         if _ACCESS.match(line):  # would push a worker's last words out of `last`, and everything else out of the log
             if not self.silent:
                 log.debug("worker_output", model=self._model, line=line)

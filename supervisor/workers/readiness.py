@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.lifecycle import Outlook
 
 # Seconds between two knocks at a port that is not open yet. 1 % of a 20 s load, and cheap.
 POLL = 0.2
@@ -26,7 +27,11 @@ _TEXTS = ("a canary", "a canary sings a little longer than the other")
 
 
 class NotReady(Exception):
-    """The worker answers, but what it says shows that it will not serve; the text says what."""
+    """The worker can't be started, or what it answers shows that it will not serve; the text says what."""
+
+    def __init__(self, text: str, outlook: Outlook = Outlook.OPEN) -> None:
+        super().__init__(text)
+        self.outlook = outlook
 
 
 class NotYet(Exception):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from supervisor.core.endpoint import Endpoint
+from supervisor.core.lifecycle import Outlook
 from supervisor.workers.instances import AnyInstance
 from supervisor.workers.lane import Lane
 from supervisor.workers.launch import WorkerSpec
@@ -20,11 +21,15 @@ log = structlog.get_logger(__name__)
 
 
 class Fault(NamedTuple):
-    """What is wrong with a worker, in words, the cause that its restart is counted under, and with which model."""
+    """What is wrong with a worker, in words, the cause that its restart is counted under, and with which model.
+
+    `outlook` is of a start that came to nothing.
+    """
 
     text: str
     cause: str = "crash"
     culprit: str | None = None
+    outlook: Outlook = Outlook.OPEN
 
 
 class Order(NamedTuple):
@@ -54,7 +59,8 @@ async def until_ready(
         if order.is_given():
             return None
         if exited.done():
-            return Fault(f"ended by itself while starting: {instance.ending()}")
+            failure = instance.failure()
+            return Fault(failure.text, outlook=failure.outlook)
         if becoming.done():
             return becoming.result()
         return Fault(instance.blame(f"no progress for {still.result():.0f} s while starting"))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from supervisor.core.lifecycle import STARTS_GIVEN_UP, BackOff
+from supervisor.core.lifecycle import BackOff
 from supervisor.core.model import ModelState
 from supervisor.errors import WorkerError
 from supervisor.workers.instances import worth_a_try
@@ -187,7 +187,7 @@ class Worker:
             instance, fault = await self._run.serve(instance)  # 2
             await self._run.end(instance, fault)  # 3
         except NotReady as error:
-            fault = Fault(str(error))
+            fault = Fault(str(error), outlook=error.outlook)
         except Exception as error:  # a mistake of ours must not leave a model without anyone who looks after it
             log.exception("worker_task_failed", model=self.name)
             fault = Fault(f"internal error: {type(error).__name__}: {error}")
@@ -222,10 +222,10 @@ class Worker:
         """Another start, at once where the next process is on its way already."""
         self._restart_cause = fault.cause
         now = asyncio.get_running_loop().time()
-        wait = self._back_off.crashed(now) if self._run.successor is None else 0.0
+        wait = self._back_off.crashed(now, fault.outlook) if self._run.successor is None else 0.0
         never_given_up = self.spec.elsewhere is not None  # whoever runs it may start it at any time
         if self._back_off.given_up and not never_given_up:
-            reason = f"given up after {STARTS_GIVEN_UP} starts: {fault.text}"
+            reason = f"{self._back_off.given_up_text}: {fault.text}"
             self._orders.wanted = False
             self._run.lane.unavailable(reason, None)
             self._move(S.FAILED, reason)

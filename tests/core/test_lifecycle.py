@@ -14,6 +14,7 @@ from supervisor.core.lifecycle import (
     STARTS_GIVEN_UP,
     BackOff,
     Meets,
+    Outlook,
     check_move,
     exit_description,
 )
@@ -104,6 +105,40 @@ def test_gives_up_after_starts_that_never_were_ready() -> None:
     for now in range(STARTS_GIVEN_UP):
         back_off.crashed(20 + now)
     assert back_off.given_up
+
+
+def test_a_hopeless_start_is_given_up_at_once() -> None:
+    """What another start can't cure is not tried again, whatever went before."""
+    back_off = BackOff()
+    back_off.crashed(0, Outlook.PASSING)
+    assert not back_off.given_up
+    back_off.crashed(1, Outlook.HOPELESS)
+    assert back_off.given_up
+    assert back_off.given_up_text == "given up after 2 starts"
+    back_off.forgive()
+    assert not back_off.given_up
+    back_off.crashed(2, Outlook.HOPELESS)
+    assert back_off.given_up_text == "given up after 1 start"
+
+
+def test_what_may_pass_is_tried_for_ever() -> None:
+    """A start that lacked memory, a port or the network is tried again and again, ever more rarely."""
+    back_off = BackOff()
+    waits = [back_off.crashed(now, Outlook.PASSING) for now in range(10)]
+    assert waits == [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert not back_off.given_up
+    for now in range(STARTS_GIVEN_UP):  # nor does it count when the reason becomes one that nobody knows
+        assert not back_off.given_up
+        back_off.crashed(20 + now)
+    assert back_off.given_up
+
+
+def test_one_that_was_ready_is_never_hopeless() -> None:
+    """The outlook is of starts: whatever is said of a worker that was ready, it is started again."""
+    back_off = BackOff()
+    back_off.ready(0)
+    assert back_off.crashed(1, Outlook.HOPELESS) == 0
+    assert not back_off.given_up
 
 
 def test_forgiven_is_as_new() -> None:

@@ -2,7 +2,9 @@
 
 import json
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from supervisor.cli import client, main
+from supervisor.cli import client, main, progress
 from supervisor.cli.render import status_text, table
 from tests.support.fake_control import model, status
 from tests.support.served_admin import ServedAdmin, served_admin
@@ -329,3 +331,21 @@ def test_logs_follows_over_a_restart_of_the_daemon(served: ServedAdmin, monkeypa
     done = invoke(served.url, "logs", "minilm", "-f")
     assert done.stdout == "first\nsecond\n"
     assert "no daemon answers; still trying" in done.stderr
+
+
+def test_what_a_wait_shows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal one line tells what the model does meanwhile, cut to the width so that it can be written over."""
+
+    class Starting:
+        def get(self, _path: str) -> Any:
+            return {"models": [model("m", "starting", reason="downloading model.safetensors 34 %, and on and on")]}
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    monkeypatch.setenv("COLUMNS", "57")
+    with progress.progress_of(Starting(), "m"):  # type: ignore[arg-type]
+        time.sleep(0.2)
+    shown = capsys.readouterr().err.split("\r\x1b[K")
+    assert "m: 0 s, starting: downloading model.safetensors 34 %, an" in shown
+    assert max(map(len, shown)) == 56
+    assert shown[-1] == ""

@@ -55,13 +55,18 @@ def test_only_the_end_of_a_large_file_is_read(tmp_path: Path) -> None:
 def test_what_must_not_show(tmp_path: Path) -> None:
     """Escape sequences command no terminal, and a key of any start is struck out."""
     key = secrets.token_urlsafe(32)
-    write(tmp_path, b"\x1b[31mred\x1b[0m\rprogress\n\n")
+    write(tmp_path, b"\x1b[31mred\x1b[0m\r\n\n")
     write(tmp_path, f"authorization: Bearer {key}, and {'x' * 44}\n".encode())
     assert logfile.last_lines(tmp_path, MODEL, 9).lines == [
         "red",
-        "progress",
         f"authorization: Bearer ***, and {'x' * 44}",
     ]
+
+
+def test_a_progress_bar_is_one_line(tmp_path: Path) -> None:
+    """Of texts that were written over one another the last one is shown, as on a terminal."""
+    write(tmp_path, b"before\r\n\rmodel:  1%|\rmodel: 50%|\rmodel: 100%|\nafter\n")
+    assert logfile.last_lines(tmp_path, MODEL, 9).lines == ["before", "model: 100%|", "after"]
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ async def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
     """A command that can't be started fails in words, without a process and without harm to the pool."""
     spec = replace(scripted(), command=("/nowhere/infinity_emb", "v2"))
     async with bench(tmp_path, spec) as it:
-        with pytest.raises(WorkerError, match=r"cannot be started: /nowhere/infinity_emb: No such file or directory"):
+        with pytest.raises(WorkerError, match=r"cannot be started: /nowhere/infinity_emb: no such program"):
             await it.pool.ensure_ready("m")
         assert it.view().state is S.FAILED
         assert it.view().pid is None

@@ -59,6 +59,9 @@ def test_the_environment_is_ours_less_what_is_ours_alone() -> None:
         "COLUMNS": "1000",
         "PYTHONUNBUFFERED": "1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "TQDM_POSITION": "-1",
+        "TQDM_MININTERVAL": "1",
+        "TQDM_NCOLS": "80",
         "INFINITY_DTYPE": "int8",
         "X": "y",
     }

@@ -63,6 +63,50 @@ def test_text_without_an_end_is_shown_in_time(file: OutputFile, log: FakeLog) ->
     assert lines(log)[-1] == "last words"
 
 
+BAR = "\rmodel.safetensors: {:3d}%|███▍      | 30.9M/90.9M [00:03<00:06, 9.52MB/s]"
+
+
+def test_a_bar_does_not_flood_the_log(file: OutputFile, log: FakeLog) -> None:
+    """Ten states a second for a minute are a line each 10 s; the newest is known, and the last lines are kept."""
+    tail = Tail("m", file)
+    write(file, b"loading\n")
+    for tick in range(600):
+        write(file, BAR.format(tick // 6).encode())
+        tail.look(tick / 10)
+        if tick > 1:
+            assert f"{(tick - 1) // 6:3d}%|" in tail.bar  # the newest but one: who knows whether it is overwritten
+    assert 6 <= len(lines(log)) - 1 <= 7
+    assert list(tail.last) == ["loading"]
+    write(file, b"\nloaded\n")
+    tail.look(60)
+    assert tail.bar == ""
+    assert list(tail.last) == ["loading", "loaded"]
+    assert lines(log)[-1] == "loaded"
+
+
+def test_a_bar_that_stands_is_seen(file: OutputFile, log: FakeLog) -> None:
+    """The state that nothing overwrites is known after a few looks; last words after a bar are not taken for it."""
+    tail = Tail("m", file)
+    write(file, BAR.format(34).encode())
+    for now in range(6):
+        tail.look(now)
+    assert " 34%|" in tail.bar
+    assert not tail.last
+    write(file, BAR.format(35).encode() + b"Killed: no memory")
+    tail.look(6, final=True)
+    assert tail.last[-1].endswith("Killed: no memory")
+
+
+def test_an_end_of_line_in_two_writes_is_one(file: OutputFile, log: FakeLog) -> None:
+    """A line that ends with \\r\\n is a line, also when it is seen between the two."""
+    tail = Tail("m", file)
+    write(file, b"one\r")
+    tail.look(0)
+    write(file, b"\ntwo\r\n")
+    tail.look(1)
+    assert list(tail.last) == lines(log) == ["one", "two"]
+
+
 def test_earlier_runs_are_not_told_again(file: OutputFile, log: FakeLog) -> None:
     """A new worker's tail begins where the file ended."""
     write(file, b"old\n")

@@ -67,7 +67,7 @@ async def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
         old = it.view()
         worker = it.pool._worker("m")
         worker.spec = scripted(fail_starts=9, last_words="no luck", count_file=counted)
-        with pytest.raises(WorkerError, match=r"did not take over: ended by itself while starting: .*no luck"):
+        with pytest.raises(WorkerError, match=r"did not take over: ended by itself while starting; .*no luck"):
             await it.pool.restart("m", "operator", beside=True)
         view = it.view()
         assert (view.pid, view.state, view.reason, view.successor_pgid) == (old.pid, S.READY, None, None)

@@ -132,7 +132,7 @@ async def endings(scene: Scene) -> None:
     while pool.views()["hungry"].pgid is None:  # noqa: ASYNC110 - the pool tells no event
         await asyncio.sleep(0.02)
     next(iter(scene.unit.glob("workers/hungry-*/memory.max"))).write_text("60M")
-    while (reason := pool.views()["hungry"].reason) is None:  # noqa: ASYNC110 - the pool tells no event
+    while "SIGKILL" not in (reason := pool.views()["hungry"].reason or ""):  # noqa: ASYNC110 - the pool tells no event
         await asyncio.sleep(0.02)
     scene.tell(hungry=reason)
     await pool.shutdown()

@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,13 @@ def torch_args(name: str, model_id: str | None = None) -> list[str]:
 
 
 class Template:
-    """One process that has imported all of Infinity and forks servers; see `infinity_template.py`."""
+    """One process that has imported all of Infinity and forks servers; see `infinity_template.py`.
 
-    def __init__(self) -> None:
+    `env` is for what libraries read when they are imported: a server has that of its template, whatever its own says.
+    """
+
+    def __init__(self, env: Mapping[str, str] = ENV) -> None:
+        self._env = env
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = ""
 
@@ -82,7 +86,7 @@ class Template:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=self._folder,
-            env={**clean_environment(), **ENV},
+            env={**clean_environment(), **self._env},
             process_group=0,  # Ctrl-C is for pytest, which then ends the template
         )
         atexit.register(self.stop)

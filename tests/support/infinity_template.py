@@ -17,11 +17,13 @@ import gc
 import importlib
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 # What Infinity loads only when a model of that kind is opened; a second of each start.
@@ -185,6 +187,8 @@ def become_infinity(request: dict[str, Any]) -> None:
         poison(mark)
     if mark := os.environ.get("TEST_LEAK"):
         leak(mark)
+    if left := os.environ.get("TEST_MEMORY_LEFT"):
+        leave_memory(int(left))
     sys.exit(cli())
 
 
@@ -212,6 +216,13 @@ def leak(mark: str) -> None:
         return encode(self, features)
 
     module.DummyTransformer.encode_core = encode_core
+
+
+def leave_memory(left: int) -> None:
+    """Let this process's address space grow by so many bytes and no more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + left
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":

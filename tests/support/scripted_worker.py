@@ -17,6 +17,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ class Script:
     """Uses a core meanwhile."""
     start_lines: int = 0
     """Writes this many lines meanwhile, evenly spread."""
+    start_bars: int = 0
+    """Draws this many states of one download's progress bar meanwhile, as tqdm does: over one another, no line ends."""
+    start_bytes: int = 0
+    """Writes this many bytes to a file each half second meanwhile, silently."""
     fail_starts: int = 0
     """So many of the first starts end with `exit_status`; counted in `count_file`."""
     exit_status: int = 1
@@ -190,14 +195,25 @@ def begin(script: Script) -> None:
         sys.stdout.write(f"{script.flood_text} {number}\n")
     sys.stdout.flush()
     until = time.monotonic() + script.start_seconds
-    for number in range(max(script.start_lines, 1)):
-        due = until - script.start_seconds * (1 - (number + 1) / max(script.start_lines, 1))
+    steps = max(script.start_lines, script.start_bars, 1)
+    for number in range(steps):
+        due = until - script.start_seconds * (1 - (number + 1) / steps)
         while (left := due - time.monotonic()) > 0:
             if not script.start_busy:
                 time.sleep(min(left, 0.5))
+            if script.start_bytes:
+                with tempfile.TemporaryFile() as file:
+                    file.write(b"x" * script.start_bytes)
         if script.start_lines:
             sys.stdout.write(f"loading, step {number}\n")
             sys.stdout.flush()
+        if script.start_bars:
+            share = number / script.start_bars
+            bar = "█" * int(share * 10) + " " * (10 - int(share * 10))
+            sys.stderr.write(
+                f"\rmodel.safetensors: {share:4.0%}|{bar}| {share * 90.9:.1f}M/90.9M [00:03<00:06, 9.5MB/s]"
+            )
+            sys.stderr.flush()
     if script.count_file:
         with Path(script.count_file).open("a") as file:
             file.write(f"{os.getpid()}\n")
