@@ -29,7 +29,7 @@ from tests.support.simulated_program import Programs, Script
 
 STORIES, AT_ONCE = 1000, 50
 # So many are told in any run, the others with --long: a story takes 40 to 70 ms.
-USUALLY = 400
+USUALLY = 150
 MODELS = ("a", "b", "c")
 ALIAS = "also-b"
 DRAIN_TIMEOUT = 30

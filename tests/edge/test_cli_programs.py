@@ -86,7 +86,7 @@ def test_progress_is_shown_on_a_terminal_only(served: ServedAdmin) -> None:
     os.close(terminal)
     shown = b""
     deadline = time.monotonic() + 60
-    while b"minilm: ready, 1 s" not in shown and time.monotonic() < deadline:
+    while b"minilm: 1 s, ready" not in shown and time.monotonic() < deadline:
         if select.select([master], [], [], 1)[0]:
             shown += os.read(master, 4096)
     served.release()
@@ -97,6 +97,6 @@ def test_progress_is_shown_on_a_terminal_only(served: ServedAdmin) -> None:
         except OSError:
             break
     os.close(master)
-    assert b"minilm: ready, 1 s" in shown
+    assert b"minilm: 1 s, ready" in shown
     assert shown.endswith(b"\r\x1b[K")
     assert (process.returncode, out) == (0, b"minilm is ready\n")

@@ -247,7 +247,10 @@ def test_a_model_that_cannot_start_says_why_and_harms_nobody(tmp_path: Path) -> 
         assert d.embed("a", "abc") == [[3.0] * 13]
 
 
-@pytest.mark.parametrize("gpu_binding", [False, True], ids=["without NVML", "with NVML"])
+@pytest.mark.parametrize(
+    "gpu_binding",
+    [pytest.param(False, marks=pytest.mark.long, id="without NVML"), pytest.param(True, id="with NVML")],
+)
 def test_an_idle_daemon_is_small(tmp_path: Path, gpu_binding: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle, the daemon takes at most 1 % of a core and 80 MB, with the GPU binding loaded or not."""
     if gpu_binding:

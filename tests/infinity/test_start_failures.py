@@ -96,6 +96,7 @@ async def test_a_folder_without_a_model(tmp_path: Path, files: list[str]) -> Non
     assert reason.startswith(f"{folder}: no model there, or not all of it; ")
 
 
+@pytest.mark.long
 async def test_a_hub_out_of_reach_may_come_back(tmp_path: Path, hub: Hub, online: Sequence[str]) -> None:
     """A start without a network is made again; as soon as the hub answers, the model is ready."""
     hub.down, hub.pace = True, 1e9
