@@ -217,7 +217,9 @@ class Controller:
                 self.unwant(view.name)
         pressure = world.pressure(self.policy, self.assessment, self.sample, self.orders, self.use)
         spare = SpareView() if self.policy.observe else self.workers.spare
-        for step in self.spare.steps(spare, self.use.get(SPARE), self.residency, views, pressure, self.clock()):
+        steps = self.spare.steps(spare, self.use.get(SPARE), self.residency, views, pressure, self.clock())
+        self.workers.hold_back({} if self.policy.observe else self.residency.held_back)
+        for step in steps:
             self._act(step)
 
     def model_views(self) -> list[ModelView]:
@@ -339,12 +341,5 @@ class Controller:
 
 def _evidence(transition: Transition | None) -> dict[str, object]:
     """The reading behind a move on the ladder, as a decision's fields."""
-    if transition is None:
-        return {}
-    return {
-        "signal": transition.signal,
-        "percent": transition.percent,
-        "threshold": transition.threshold,
-        "age_s": transition.age_s,
-        "why": transition.why,
-    }
+    fields = ("signal", "percent", "threshold", "age_s", "why")
+    return {} if transition is None else {name: getattr(transition, name) for name in fields}

@@ -131,6 +131,15 @@ def plan_loads(look: Look, may_unload: bool) -> LoadPlan:
     return plan
 
 
+def held_back(look: Look) -> dict[str, str]:
+    """The models that are not to be started again if they crash, each with why: no load begins while memory pauses.
+
+    They keep their place; whoever kills for want of memory would only be given more to kill.
+    """
+    pressed = {r.view.name: _pressed(look, r.view.device) for r in look.residents if r.view.managed}
+    return {name: why for name, why in pressed.items() if why is not None}
+
+
 def never_fits(look: Look, resident: Resident) -> str | None:
     """Why a model can never be loaded as things are configured, with the figures; None = it can.
 

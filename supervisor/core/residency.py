@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from supervisor.core.eviction import Cause, Unload, for_cleanup, for_pressure
-from supervisor.core.loading import Load, Refuse, Step, plan_loads
+from supervisor.core.loading import Load, Refuse, Step, held_back, plan_loads
 from supervisor.core.look import Look, reserved
 from supervisor.core.model import LIVE_STATES, ModelState, ModelView, Rung
 from supervisor.core.policy import ResidencyPolicy
@@ -50,6 +50,8 @@ class ModelMemoryManager:
         self._look: Look | None = None
         self._cleaned_at: float | None = None
         self._waits: Mapping[str, str] = {}
+        self.held_back: Mapping[str, str] = {}
+        """The processes that, at the last call, were not to be started again if they crash, each with why."""
         self._external = False
 
     def set_policy(self, policy: ResidencyPolicy) -> None:
@@ -87,6 +89,7 @@ class ModelMemoryManager:
                 victim.ask_to_leave(now, relieves=_relieved_room(unload, victim))
                 steps.append(unload)
         plan = plan_loads(look, may_unload=not look.act_is_open)  # 3
+        self.held_back = held_back(look)
         self._waits = plan.waits
         self._look = look
         recycle = self._recycling.due(look, may_act=not (look.act_is_open or steps or plan.steps))  # 4

@@ -6,7 +6,8 @@ whoever runs them (`Hosting`), orders come from the controller. Everything happe
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from supervisor.core.body import Body
@@ -227,6 +228,19 @@ class Dispatcher(Hosting):
     def ready_worker(self) -> Endpoint | None:
         """The first of them."""
         return next(iter(self.ready_workers().values()), None)
+
+    @contextmanager
+    def visit(self, worker: Endpoint) -> Iterator[None]:
+        """Hold a ready worker until the last byte came from it, as a request does; and keep it no warmer."""
+        lane, guest = self._lanes.of(worker.model), object()
+        if lane is not None and lane.endpoint == worker:
+            lane.guests.add(guest)
+        try:
+            yield
+        finally:
+            if lane is not None:
+                lane.guests.discard(guest)
+            self._bell.ring()
 
     async def wait_for_worker(self, timeout: float) -> Endpoint | None:
         """A worker that is ready, waiting for one at most `timeout` seconds."""

@@ -57,6 +57,7 @@ class Lane:
         self.inflight = 0
         self.running_cost = 0.0
         self.leases = 0
+        self.guests: set[object] = set()  # that hold the worker and send no parts
         self.uses = 0
         self.last_used: float | None = None
         self._answered_at: float | None = None  # by the worker that is there now
@@ -87,7 +88,7 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether nothing is at the worker and no request holds it."""
-        return not self.parts and not self.leases
+        return not (self.parts or self.leases or self.guests)
 
     @property
     def accompanied(self) -> bool:
@@ -152,6 +153,7 @@ class Lane:
         if by_itself and self.open:  # what waits at a closed gate waits for that
             self._patience.renew(self.queue)
         self.endpoint = self.client = None
+        self.guests.clear()
         pieces = [piece for part in self.parts for piece in part.slices]
         for part in tuple(self.parts):
             self._forget(part)

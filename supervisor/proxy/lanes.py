@@ -122,7 +122,7 @@ def _demand(lane: Lane, now: float) -> Demand:
         oldest_wait_s=now - oldest.arrived if oldest is not None else 0.0,
         inflight_parts=len(lane.parts),
         inflight_inputs=lane.inflight,
-        leases=lane.leases,
+        leases=lane.leases + len(lane.guests),
         uses=lane.uses,
         last_used=lane.last_used,
     )

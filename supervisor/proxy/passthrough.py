@@ -1,7 +1,8 @@
 """Everything that is no inference goes to a ready worker as it is, streamed both ways: /docs, /openapi.json, /metrics.
 
 Owns what changes on the way: the headers that belong to one connection, and the worker's key in place of the client's.
-No gate and no queue: nothing here runs a model. It never wakes one either.
+No gate and no queue: nothing here runs a model. It never wakes one either, and keeps none warm; but until the last
+byte it holds the worker, so that none is stopped in the middle of an answer.
 """
 
 import asyncio
@@ -70,6 +71,12 @@ class Passthrough:
         if not target.startswith("/"):  # `OPTIONS *`, `CONNECT host:port`: it would become part of the worker's address
             raise Refusal(Reason.BAD_REQUEST, "The request target must be a path.")
         worker = await self._worker()
+        with self._dispatcher.visit(worker):
+            return await self._through(worker, target, request, request_id)
+
+    async def _through(
+        self, worker: Endpoint, target: str, request: web.BaseRequest, request_id: str
+    ) -> web.StreamResponse:
         headers = _passed_on(request.headers)
         headers["Authorization"] = f"Bearer {worker.api_key}"
         headers["x-request-id"] = request_id

@@ -22,12 +22,14 @@ class Ending:
 class Orders:
     """Left by anybody; only the worker's own task waits for them.
 
-    `wanted`: it is to run. `retiring`: for good it is not. `cut_drain` and `cut_stop` cut short what a stop waits for.
+    `wanted`: it is to run. `retiring`: for good it is not. `held_back`: why a crashed one is not to be started again
+    yet. `cut_drain` and `cut_stop` cut short what a stop waits for.
     """
 
     def __init__(self) -> None:
         self.wanted = False
         self.retiring = False
+        self.held_back: str | None = None
         self.ending: Ending | None = None
         self.cut_drain, self.cut_stop = asyncio.Event(), asyncio.Event()
         self._nudge = asyncio.Event()

@@ -109,6 +109,11 @@ class WorkerPool:
         if not (beside and worker.want_successor(cause)):
             worker.want_restart(cause)
 
+    def hold_back(self, reasons: Mapping[str, str]) -> None:
+        """Start these, where they crashed, only when they are not named here any more, each with why."""
+        for name, worker in self._workers.items():
+            worker.hold_back(reasons.get(name))
+
     def forgive(self, name: str) -> None:
         """Forget a model's crashes: it is no longer failed, and not in back-off, when this returns."""
         self._worker(name).forgive()

@@ -62,8 +62,10 @@ class Run:
         successor, next_one = self.successor, None
         if successor is not None and successor.spec.launch_key() == self._spec().launch_key():
             next_one = successor.hand_out()
-        self.drop_successor("its predecessor failed meanwhile")
-        if next_one is not None:
+        if next_one is None:
+            self.drop_successor("its predecessor failed meanwhile")
+        else:
+            self.successor = None  # who waits for it is told once it serves, or does not
             next_one.is_alone()
         instance = next_one or await begun(self._spec, self._around, found, patient)
         self._take(instance, instance.origin)
@@ -80,6 +82,7 @@ class Run:
         if over.is_given():  # since a moment ago: nobody is to be told that it is ready
             return instance, None
         self._serving(instance, outcome, self._now() - began)
+        self._succeeded.answer()
         called = Order(lambda: orders.until(self._is_called), self._is_called)
         while (fault := await until_over(instance, called, self.lane, self._spec)) is None:
             if orders.run_is_over:
@@ -118,6 +121,8 @@ class Run:
             self._standing.view = instance.shown(self._standing.view)
         self._standing.show(pid=None, pgid=None, port=None, ready_since=None)
         self.lane.detach()
+        if self.successor is None:  # one that stood in for its predecessor did not get to serve
+            self._succeeded.answer(WorkerError(f"the next process of {self._name} did not take over"))
 
     # -- the one after it -------------------------------------------------------------------------------------------
 
@@ -146,7 +151,7 @@ class Run:
     async def _succeed(self, instance: AnyInstance) -> AnyInstance:
         """The successor is there, or is not going to be: the process that goes on. Clients wait for the drain only.
 
-        1. It failed, or has ended since: everything stays as it is.
+        1. It failed, or has ended since: everything stays as it is. So it does if it ends during 2.
         2. The old one answers what it has; what it could not in time is sent to the new one again. Ordered to end
            meanwhile, it does, and the new one with it.
         3. The new one serves. The old one ends: it has nothing left that anybody waits for. Until it has gone there is
@@ -156,12 +161,14 @@ class Run:
         assert successor is not None, "it called"
         new = successor.instance
         if successor.ready is None or new is None or new.exited.is_set():  # 1
-            why = successor.fault.text if successor.fault else "ended by itself"
-            log.error("worker_not_succeeded", model=self._name, cause=successor.cause, why=why)
-            self.drop_successor(why)
+            self._is_not_to_be(successor)
             return instance
-        await self.lane.drain(spec.drain_timeout, instance.exited, orders.cut_drain)  # 2
+        await self.lane.drain(spec.drain_timeout, instance.exited, new.exited, orders.cut_drain)  # 2
         if orders.run_is_over:
+            return instance
+        if new.exited.is_set():
+            self._is_not_to_be(successor)
+            self.lane.attach(instance.endpoints)
             return instance
         self.lane.detach(killed=instance.exited.is_set() and instance.killed)
         successor.hand_out()
@@ -177,6 +184,13 @@ class Run:
             self.successor = None
         self._succeeded.answer()
         return new
+
+    def _is_not_to_be(self, successor: Successor) -> None:
+        """The process that was to take over has failed, or has ended."""
+        ended = successor.instance.ending() if successor.instance is not None else "it is gone"
+        why = successor.fault.text if successor.fault else f"ended by itself: {ended}"
+        log.error("worker_not_succeeded", model=self._name, cause=successor.cause, why=why)
+        self.drop_successor(why)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 

@@ -106,6 +106,12 @@ class Worker:
         self._run.raise_successor(cause)
         return True
 
+    def hold_back(self, why: str | None) -> None:
+        """When it crashed, and until this is called with None, do not start it again."""
+        if self._orders.held_back != why:
+            self._orders.held_back = why
+            self._orders.nudge()
+
     def forgive(self) -> None:
         """Forget earlier crashes: a failed worker may be started again, one in back-off is started now."""
         self._back_off.forgive()
@@ -239,11 +245,19 @@ class Worker:
         self._move(S.BACKOFF, fault.text)
 
     async def _sit_out(self) -> None:
-        """Wait for the end of a back-off, or for an order that ends it."""
+        """Wait for the end of a back-off, and as long as it is held back, or for an order that ends it.
+
+        A next process that is on its way already is not held back: what it takes it has taken.
+        """
         until = self._standing.view.backoff_until
         if self.state is S.BACKOFF and until is not None:
             left = until - asyncio.get_running_loop().time()
             await self._orders.until(lambda: self.state is not S.BACKOFF, max(0.0, left))
+        if self.state is S.BACKOFF and self._orders.held_back and self._run.successor is None:
+            why = self._orders.held_back
+            log.warning("worker_held_back", model=self.name, why=why)
+            self._standing.show(reason=f"{why}; before: {self._standing.view.reason}")
+            await self._orders.until(lambda: self.state is not S.BACKOFF or not self._orders.held_back)
         while self.state is S.BACKOFF and self._back_off.fruitless and not await worth_a_try(self.spec):
             await self._orders.until(lambda: self.state is not S.BACKOFF, LOOK_AGAIN)
 

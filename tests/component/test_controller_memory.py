@@ -58,6 +58,27 @@ def test_a_model_on_a_gpu_has_no_room_in_the_hosts_memory() -> None:
     assert house.orders.lanes["b"].memory_ever is not None
 
 
+def test_a_crash_under_memory_pressure_is_not_started_again_before_that_is_over() -> None:
+    """No load begins while memory pauses, that of a crashed model included; and when it no longer does, it may."""
+    house = loaded()
+    assert not house.workers.held_back
+    house.readings[Signal.MEMORY] = 92.0
+    house.passes(3)
+    assert house.workers.held_back == dict.fromkeys("ab", "no load while memory is at pause")
+    house.readings[Signal.MEMORY] = 20.0
+    house.passes(30)
+    assert not house.workers.held_back
+
+
+def test_observe_mode_holds_no_start_back() -> None:
+    """It touches nothing."""
+    house = loaded()
+    house.controller.set_policy(replace(house.policy, observe=True), house.models)
+    house.readings[Signal.MEMORY] = 92.0
+    house.passes(3)
+    assert not house.workers.held_back
+
+
 class Limit:
     """A limit on the workers' CPU that remembers."""
 

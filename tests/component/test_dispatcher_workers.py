@@ -403,6 +403,34 @@ async def test_any_ready_worker_in_the_order_of_the_configuration() -> None:
         assert w.now == pytest.approx(started + 3)
 
 
+async def test_a_visitor_holds_the_worker_until_its_last_byte_and_keeps_it_no_warmer() -> None:
+    """What is passed through as it is (a page, metrics) is not cut off by an unload that comes in the middle."""
+    async with world("a") as w:
+        w.up("a")
+        worker = w.dispatcher.ready_worker()
+        assert worker is not None
+        with w.dispatcher.visit(worker):
+            assert w.dispatcher.demand()["a"].leases == 1
+            draining = asyncio.create_task(w.dispatcher.drain("a", 60))
+            await asyncio.sleep(5)
+            assert not draining.done()
+        assert await draining
+        assert (w.dispatcher.demand()["a"].leases, w.dispatcher.demand()["a"].last_used) == (0, None)
+
+
+async def test_a_visitor_of_a_worker_that_is_gone_does_not_hold_the_next_one() -> None:
+    """Its stream has ended with the worker, whenever it finds out."""
+    async with world("a") as w:
+        w.up("a")
+        worker = w.dispatcher.ready_worker()
+        assert worker is not None
+        with w.dispatcher.visit(worker):
+            w.dispatcher.detach("a")
+            w.up("a")
+            assert w.dispatcher.demand()["a"].leases == 0
+            assert await w.dispatcher.drain("a", 1)
+
+
 # -- trickle --------------------------------------------------------------------------------------------------------
 
 

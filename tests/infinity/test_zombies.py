@@ -15,6 +15,8 @@ from tests.support.daemon import Daemon
 
 STALL = 3.0
 MARK = "POISON"
+# Bytes a worker may grow by: one long text needs less than half of it, a part of them more.
+MEMORY_LEFT = 3_000_000
 STORY = ["worker_in_doubt", "worker_dead", "worker_stopping", "worker_started", "worker_ready"]
 
 
@@ -99,6 +101,32 @@ def kill_the_model_thread(d: Daemon) -> None:
     """A poison text whose client leaves at once: the worker is a zombie, and nothing asks for that text again."""
     with pytest.raises(OSError):
         d.post(d.proxy + "/embeddings", {"model": "m", "input": MARK}, timeout=0.3)
+
+
+@pytest.mark.timeout(240)
+def test_a_zombie_for_want_of_memory_is_cured_by_halving_and_blames_nobody(tmp_path: Path) -> None:
+    """MiniLM that can grow by little, each of its processes: a batch of long texts fails, and so does its replay.
+
+    In halves they pass. Nobody is to blame, and others are answered meanwhile.
+    """
+    infinity = {
+        "stall_timeout": STALL,
+        "env": {**daemons.infinity.ENV, "TEST_MEMORY_LEFT_ONCE_LOADED": str(MEMORY_LEFT)},
+    }
+    with daemons.running(tmp_path, {"models": [daemons.minilm_model("m")], "infinity": infinity}) as d:
+        d.wait_ready("m")
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            texts = [" ".join(["word"] * 500) + str(i) for i in range(64)]
+            large = pool.submit(d.post, d.proxy + "/embeddings", {"model": "m", "input": texts}, 200)
+            others = [pool.submit(d.embed, "m", f"a line {n}", timeout=200) for n in range(3)]
+            status, answer = large.result(200)
+            assert status == 200, answer
+            assert len(answer["data"]) == len(texts)
+            for other in others:
+                assert len(other.result(200)[0]) == 384
+        assert "can't allocate memory" in d.log.read_text()
+        assert d.model("m")["restarts"] >= 2, "the first replay should have been as large as what failed"
+        assert not d.events("poison_input")
 
 
 @pytest.mark.timeout(120)

@@ -42,6 +42,26 @@ async def test_a_crash_is_restarted_at_once(tmp_path: Path) -> None:
         assert not it.lanes.killed, "our own stop is no death for want of memory"
 
 
+async def test_a_crashed_worker_that_is_held_back_starts_when_it_no_longer_is(tmp_path: Path) -> None:
+    """While memory pauses a crash costs no new start, and status says so; a stop ends the wait as well."""
+    async with bench(tmp_path, scripted(), scripted("other")) as it:
+        await asyncio.gather(it.pool.ensure_ready("m"), it.pool.ensure_ready("other"))
+        it.pool.hold_back({"m": "no load while memory is at pause"})
+        await crash(it)
+        await crash(it, "other")
+        await it.until_state(S.READY, "other")
+        assert it.view().state is S.BACKOFF
+        assert re.match(r"no load while memory is at pause; before: ended by itself: killed", it.view().reason or "")
+        it.pool.hold_back({})
+        await it.until_state(S.READY)
+        assert it.view().reason is None
+        it.pool.hold_back({"m": "no load while memory is at pause"})
+        await crash(it)
+        await it.until_state(S.BACKOFF)
+        await it.pool.ensure_stopped("m", "operator")
+        assert it.view().state is S.STOPPED
+
+
 async def test_back_off_grows_and_says_why(tmp_path: Path) -> None:
     """The second crash in a row waits a second: the data plane is told, the view says until when and why."""
     async with bench(tmp_path, scripted(dies_after=1, exit_status=7, last_words="no more")) as it:

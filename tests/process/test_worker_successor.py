@@ -76,7 +76,7 @@ async def test_a_successor_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 
 async def test_the_successor_stands_in_for_one_that_dies(tmp_path: Path) -> None:
-    """It has come some way already, so no third process is started."""
+    """It has come some way already, so no third process is started; who asked for it gets it."""
     counted = tmp_path / "starts"
     async with bench(tmp_path, scripted(start_seconds=0.7, count_file=str(counted))) as it:
         await it.pool.ensure_ready("m")
@@ -84,11 +84,44 @@ async def test_the_successor_stands_in_for_one_that_dies(tmp_path: Path) -> None
         asked = asyncio.create_task(it.pool.restart("m", "recycle", beside=True))
         new = await successor_of(it)
         os.kill(old, signal.SIGKILL)
-        with pytest.raises(WorkerError):
-            await asked
-        await it.until(lambda: it.view().state is S.READY and it.view().pgid == new)
+        await asked
+        assert (it.view().state, it.view().pgid) == (S.READY, new)
         assert len(counted.read_text().split()) == 2
         assert it.view().restarts == 1
+
+
+async def test_who_asked_is_told_when_the_one_that_stands_in_fails_too(tmp_path: Path) -> None:
+    """Both end by themselves; the third one is not what was asked for, but serves."""
+    async with bench(tmp_path, scripted(start_seconds=1.0)) as it:
+        await it.pool.ensure_ready("m")
+        old = it.view().pgid or 0
+        asked = asyncio.create_task(it.pool.restart("m", "operator", beside=True))
+        new = await successor_of(it)
+        os.kill(old, signal.SIGKILL)
+        await it.until(lambda: it.view().pgid == new)
+        os.kill(new, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="did not take over"):
+            await asked
+        await it.until_state(S.READY)
+        assert it.view().pgid not in (old, new)
+
+
+async def test_a_successor_that_ends_during_the_drain_changes_nothing(tmp_path: Path) -> None:
+    """The old process, which takes no new requests by then, takes them again."""
+    async with bench(tmp_path, scripted()) as it:
+        await it.pool.ensure_ready("m")
+        old = it.view()
+        it.lanes.drained.clear()
+        asked = asyncio.create_task(it.pool.restart("m", "operator", beside=True))
+        new = await successor_of(it)
+        await it.until(lambda: "drain" in it.lanes.calls())
+        os.kill(new, signal.SIGKILL)
+        with pytest.raises(WorkerError, match=r"did not take over: ended by itself: killed by"):
+            await asked
+        assert (it.view().pid, it.view().state, it.view().successor_pgid) == (old.pid, S.READY, None)
+        assert it.lanes.calls() == ["attach", "drain", "attach"]
+        assert it.lanes.endpoints["m"].port == old.port
+        assert not group(new)
 
 
 @pytest.mark.parametrize("when", [0.0, 0.2, 0.5])

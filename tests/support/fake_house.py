@@ -104,6 +104,7 @@ class FakeWorkers:
     asked: list[tuple[str, ...]] = field(default_factory=list)
     obey: bool = True
     spare: SpareView = field(default_factory=SpareView)
+    held_back: Mapping[str, str] = field(default_factory=dict)
 
     def views(self) -> Mapping[str, FakeView]:
         """As they are."""
@@ -125,6 +126,10 @@ class FakeWorkers:
     def request_restart(self, name: str, cause: str, beside: bool) -> None:
         """Noted."""
         self.asked.append(("restart", name, cause, "beside" if beside else "after"))
+
+    def hold_back(self, reasons: Mapping[str, str]) -> None:
+        """Remembered."""
+        self.held_back = reasons
 
     def request_spare(self) -> None:
         """Warm at once."""

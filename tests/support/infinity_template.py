@@ -13,6 +13,7 @@ the answers are lines: `joined PID` once the child is in the process group, then
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -39,6 +40,9 @@ LAZY_IMPORTS = (
     "infinity_emb.fastapi_schemas.pymodels",
     "infinity_emb.cli",
 )
+
+
+M_MMAP_THRESHOLD = -3  # of <malloc.h>
 
 
 def main() -> None:
@@ -189,6 +193,8 @@ def become_infinity(request: dict[str, Any]) -> None:
         leak(mark)
     if left := os.environ.get("TEST_MEMORY_LEFT"):
         leave_memory(int(left))
+    if left := os.environ.get("TEST_MEMORY_LEFT_ONCE_LOADED"):
+        leave_memory_once_loaded(int(left))
     sys.exit(cli())
 
 
@@ -223,6 +229,25 @@ def leave_memory(left: int) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + left
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def leave_memory_once_loaded(left: int) -> None:
+    """The same from the first forward pass of a sentence transformer on, as `prlimit --as` would on a running worker.
+
+    What is freed goes back at once, so that it is the size of a batch that decides, not what the heap has kept.
+    """
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    module = importlib.import_module("infinity_emb.transformer.embedder.sentence_transformer")
+    encode = module.SentenceTransformerPatched.encode_core
+
+    def encode_core(self: Any, features: Any) -> Any:
+        result = encode(self, features)
+        if module.SentenceTransformerPatched.encode_core is encode_core:
+            module.SentenceTransformerPatched.encode_core = encode
+            leave_memory(left)
+        return result
+
+    module.SentenceTransformerPatched.encode_core = encode_core
 
 
 if __name__ == "__main__":
