@@ -252,12 +252,13 @@ class TestOverload:
     """Goodput and refusals of an open loop."""
 
     def test_counts(self) -> None:
-        """Late answers and those after the flood are no goodput; a 504 is no refusal; a lost connection failed."""
+        """Late answers, those of the ramp and after the flood are no goodput; a 504 is no refusal; lost is failed."""
         flood = [
-            Reply(0.0, 1.0, 200),
-            Reply(0.5, 2.0, 200),
-            Reply(1.0, 3.5, 200),  # later than it may be
-            Reply(9.5, 10.5, 200),  # after the end
+            Reply(0.0, 1.0, 200),  # in the ramp
+            Reply(2.0, 3.0, 200),
+            Reply(2.5, 4.0, 200),
+            Reply(3.0, 5.5, 200),  # later than it may be
+            Reply(11.5, 12.5, 200),  # after the end
             Reply(2.0, 2.004, 429),
             Reply(2.0, 2.008, 503),
             Reply(3.0, 5.0, 504),
@@ -267,7 +268,7 @@ class TestOverload:
         assert said["goodput"] == pytest.approx(0.5)
         assert said["accepted_p99_ms"] == pytest.approx(2500)
         assert said["refusal_p99_ms"] == pytest.approx(8)
-        assert (said["refused"], said["expired"], said["failed"]) == (0.25, 0.125, 1)
+        assert (said["refused"], said["expired"], said["failed"]) == (2 / 9, 1 / 9, 1)
 
 
 class TestReport:
