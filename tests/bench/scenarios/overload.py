@@ -35,7 +35,7 @@ EXPIRED = 504
 
 @dataclass(frozen=True)
 class Overload(Scenario):
-    """The peak in a closed loop, an open loop at ten times that, the peak again, and the open loop with openai beside it.
+    """The peak in a closed loop, an open loop at ten times that, the peak again, the open loop with openai beside it.
 
     The peak is the mean of both, for on a shared host it drifts (from 88 to 62 answers/s within a minute).
     """
