@@ -19,6 +19,7 @@ FORBIDDEN = {
             "config",
             "controller",
             "control",
+            "assembly",
             "daemon",
             "cli",
             "log",
@@ -29,24 +30,38 @@ FORBIDDEN = {
         "decisions are pure: tests, replay and production run the same code",
     ),
     "sense": (
-        ["workers", "proxy", "admin", "config", "controller", "control", "daemon", "cli"],
+        ["workers", "proxy", "admin", "config", "controller", "control", "assembly", "daemon", "cli"],
         "readings decide nothing",
     ),
     "workers": (
-        ["proxy", "admin", "config", "controller", "control", "daemon", "cli", "core.policy", "core.ladder"],
+        [
+            "proxy",
+            "admin",
+            "config",
+            "controller",
+            "control",
+            "assembly",
+            "daemon",
+            "cli",
+            "core.policy",
+            "core.ladder",
+        ],
         "workers know no thresholds",
     ),
     "proxy": (
-        ["workers", "admin", "config", "controller", "control", "daemon", "cli", "sense"],
+        ["workers", "admin", "config", "controller", "control", "assembly", "daemon", "cli", "sense"],
         "the data plane knows no processes",
     ),
     "admin": (
-        ["workers", "proxy", "sense", "controller", "config", "daemon"],
+        ["workers", "proxy", "sense", "controller", "config", "assembly", "daemon"],
         "the control plane reads reports and posts requests",
     ),
-    "config": (["sense", "workers", "proxy", "admin", "controller", "control", "daemon", "cli"], "config is values"),
+    "config": (
+        ["sense", "workers", "proxy", "admin", "controller", "control", "assembly", "daemon", "cli"],
+        "config is values",
+    ),
     "controller": (
-        ["sense", "workers", "proxy", "admin", "config", "daemon", "cli"],
+        ["sense", "workers", "proxy", "admin", "config", "assembly", "daemon", "cli"],
         "it defines the interfaces it needs",
     ),
 }
