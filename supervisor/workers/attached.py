@@ -22,7 +22,7 @@ from supervisor.workers.handle import handle_on
 from supervisor.workers.lane import Lane
 from supervisor.workers.launch import Elsewhere, WorkerSpec
 from supervisor.workers.progress import standstill
-from supervisor.workers.readiness import NotReady, canary, until_ready
+from supervisor.workers.readiness import NotEnded, NotReady, canary, until_ready
 from supervisor.workers.surroundings import Surroundings, WorkerView
 from supervisor.workers.watchdog import until_dead
 
@@ -149,9 +149,12 @@ class Attached:
         return self._how
 
     async def stop(self, timeout: float, hurry: asyncio.Event, cause: str) -> None:
-        """Have it ended, where the cause asks for that and we can; NotReady when it was tried in vain."""
+        """Have it ended, where the cause asks for that and we can; NotEnded when it was tried in vain."""
         if cause not in _LETS_GO:
-            await self._handle.stop(self._process, timeout, hurry)
+            try:
+                await self._handle.stop(self._process, timeout, hurry)
+            except NotReady as error:
+                raise NotEnded(f"it could not be stopped: {error}") from error
             self._how = f"stopped ({cause})"
 
     async def kill(self) -> None:

@@ -13,7 +13,7 @@ import aiohttp
 
 from supervisor.core.model import LIVE_STATES, ModelState
 from supervisor.core.spare import SpareView
-from supervisor.errors import UnknownModel
+from supervisor.errors import UnknownModel, WorkerError
 from supervisor.workers.cgroup import Subtree
 from supervisor.workers.lane import LaneControl
 from supervisor.workers.launch import WorkerSpec
@@ -139,10 +139,15 @@ class WorkerPool:
         await worker.ready()
 
     async def ensure_stopped(self, name: str, cause: str) -> None:
-        """Have it drained and stopped and wait until nothing of it is alive."""
+        """Have it drained and stopped and wait until nothing of it is alive.
+
+        WorkerError when somebody else's could not be stopped: it goes on, and is only let go.
+        """
         worker = self._worker(name)
         worker.want_stopped(cause)
         await worker.gone()
+        if worker.not_ended is not None:
+            raise WorkerError(worker.not_ended)
 
     async def restart(self, name: str, cause: str, beside: bool = False) -> None:
         """Have it started anew (or just started), and wait until it is ready; else WorkerError.

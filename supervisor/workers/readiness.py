@@ -34,6 +34,10 @@ class NotReady(Exception):
         self.outlook = outlook
 
 
+class NotEnded(Exception):
+    """It was to be stopped, and goes on; the text says why."""
+
+
 class NotYet(Exception):
     """Ask again; the text says what was seen."""
 

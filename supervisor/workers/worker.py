@@ -15,7 +15,7 @@ from supervisor.errors import WorkerError
 from supervisor.workers.instances import worth_a_try
 from supervisor.workers.launch import WorkerSpec
 from supervisor.workers.orders import Ending, Orders
-from supervisor.workers.readiness import NotReady
+from supervisor.workers.readiness import NotEnded, NotReady
 from supervisor.workers.records import Record, is_alive
 from supervisor.workers.run import Run
 from supervisor.workers.serving import Fault
@@ -44,6 +44,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self._back_off = BackOff()
         self._restart_cause = "crash"  # of the next restart after a failure
+        self.not_ended: str | None = None  # why its last run, which was to be stopped, goes on without us
 
     # -- orders and looks -------------------------------------------------------------------------------------------
 
@@ -187,13 +188,15 @@ class Worker:
         if again:
             self._standing.restarted(self._restart_cause)
         self._move(S.STARTING, self._standing.view.reason if again else None)
-        fault: Fault | None = None
+        fault, self.not_ended = None, None
         try:
             instance = await self._run.begin(patient=not self._back_off.fruitless)  # 1
             instance, fault = await self._run.serve(instance)  # 2
             await self._run.end(instance, fault)  # 3
         except NotReady as error:
             fault = Fault(str(error), outlook=error.outlook)
+        except NotEnded as error:
+            fault, self.not_ended = Fault(str(error)), str(error)
         except Exception as error:  # a mistake of ours must not leave a model without anyone who looks after it
             log.exception("worker_task_failed", model=self.name)
             fault = Fault(f"internal error: {type(error).__name__}: {error}")

@@ -26,11 +26,15 @@ def upgrade(d: Daemon) -> None:
 
 @pytest.mark.timeout(240)
 def test_an_upgrade_under_fifty_clients_fails_nobody(tmp_path: Path) -> None:
-    """Three of them: same pid of daemon and worker, every request answered, and the right way; then a clean stop."""
-    with daemons.running(tmp_path, {"models": [daemons.debug_model("a")]}) as d:
-        d.wait_ready("a")
+    """Three of them: same pid of daemon and workers, every request answered, and the right way; then a clean stop.
+
+    One worker has two models: it is taken over for both.
+    """
+    pair = [daemons.debug_model(name, group="g") for name in "bc"]
+    with daemons.running(tmp_path, {"models": [daemons.debug_model("a"), *pair]}) as d:
+        d.wait_ready("a", "b", "c")
         assert d.process is not None
-        daemon_pid, worker_pid = d.process.pid, d.model("a")["pid"]
+        daemon_pid, worker_pid, pair_pid = d.process.pid, d.model("a")["pid"], d.model("b")["pid"]
         stop = threading.Event()
         clients = [KeepAlive(d.proxy, i, stop) for i in range(CLIENTS)]
         for client in clients:
@@ -50,9 +54,11 @@ def test_an_upgrade_under_fifty_clients_fails_nobody(tmp_path: Path) -> None:
         assert min(client.answered for client in clients) > 10
         assert d.process.poll() is None
         assert psutil.Process(daemon_pid).status() != psutil.STATUS_ZOMBIE
-        assert d.model("a")["pid"] == worker_pid
+        assert [d.model(name)["pid"] for name in "abc"] == [worker_pid, pair_pid, pair_pid]
+        assert d.embed("b", "four") == d.embed("c", "four") == [[4.0] * 13]
         assert d.stop() == 0
-        assert not psutil.pid_exists(worker_pid) or psutil.Process(worker_pid).status() == psutil.STATUS_ZOMBIE
+        for pid in (worker_pid, pair_pid):
+            assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.timeout(120)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.model import ModelState
+from supervisor.errors import WorkerError
 from supervisor.workers.handle import systemctl
 from supervisor.workers.readiness import NotReady
 from tests.support.elsewhere import Elsewhere, elsewhere
@@ -55,6 +56,8 @@ if command == "start" and not main_pid():
     open(state, "w").write(str(started.pid))
 elif command == "show":
     print(main_pid())
+elif command == "stop" and os.path.exists(f"{{folder}}/refuses"):
+    sys.exit(f"Failed to stop {{unit}}: Operation refused, unit {{unit}} may be requested by dependency only")
 elif command in ("stop", "kill") and main_pid():
     os.kill(main_pid(), signal.SIGTERM if command == "stop" else signal.SIGKILL)
     while command == "stop" and main_pid():
@@ -81,6 +84,16 @@ class Service:
             (self.folder / f"{UNIT}.json").write_text(
                 json.dumps([self.server.command(), self.server.environment(**settings)])
             )
+
+    def refuse_stops(self) -> None:
+        """Nobody may stop it by hand from now on."""
+        if REAL:
+            folder = Path("/run/systemd/system") / f"{UNIT}.d"
+            folder.mkdir()
+            (folder / "refuse.conf").write_text("[Unit]\nRefuseManualStop=yes\n")
+            subprocess.run(["systemctl", "daemon-reload"], check=True)
+        else:
+            (self.folder / "refuses").touch()
 
     def main_pid(self) -> int:
         """Its process, 0 while there is none, by systemctl's own word."""
@@ -149,6 +162,21 @@ async def test_a_service_that_ignores_sigterm_is_killed(tmp_path: Path, service:
         await it.pool.ensure_ready("m")
         await asyncio.wait_for(it.pool.ensure_stopped("m", "operator"), 20)
         assert service.main_pid() == 0
+
+
+async def test_a_service_that_may_not_be_stopped_is_let_go_and_the_operator_told(
+    tmp_path: Path, service: Service
+) -> None:
+    """Who asked for its end hears in systemctl's words that it goes on; it is taken up again when it is asked for."""
+    service.refuse_stops()
+    async with bench(tmp_path, service.server.spec(systemd_unit=UNIT)) as it:
+        await it.pool.ensure_ready("m")
+        pid = it.view().pid
+        with pytest.raises(WorkerError, match=r"could not be stopped: `systemctl stop .*refused"):
+            await it.pool.ensure_stopped("m", "operator")
+        assert (it.view().state, service.main_pid()) == (S.STOPPED, pid)
+        await it.pool.ensure_ready("m")
+        assert it.view().pid == pid
 
 
 async def test_what_systemctl_says_is_the_reason(tmp_path: Path, service: Service) -> None:
