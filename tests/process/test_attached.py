@@ -265,7 +265,7 @@ class TestPidFiles:
         with pytest.raises(ValueError, match="no process number"):
             ForeignProcess.named(tmp_path / "pid")
 
-    @pytest.mark.parametrize("pid", [0, 1, os.getpid()])
+    @pytest.mark.parametrize("pid", [0, 1, pytest.param(os.getpid(), id="own")])
     async def test_nobodys_business(self, tmp_path: Path, pid: int) -> None:
         """Neither the whole group, nor init, nor the supervisor."""
         (tmp_path / "pid").write_text(str(pid))

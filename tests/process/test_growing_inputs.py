@@ -45,17 +45,6 @@ def group() -> Iterator[memory_cgroup.MemoryGroup]:
         yield made
 
 
-@pytest.fixture
-def command(group: memory_cgroup.MemoryGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The real Infinity, all of its memory in the group."""
-    monkeypatch.setattr(infinity, "PYTHON", group.python(infinity.PYTHON, tmp_path))
-    template = infinity.Template()
-    try:
-        yield template.command()
-    finally:
-        template.stop()
-
-
 def growing(seed: int) -> Iterator[list[str]]:
     """Requests of 32 texts, longer from one to the next; in the end four of the longest."""
     rnd = random.Random(seed)

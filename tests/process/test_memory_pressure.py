@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support import daemon, infinity, memory_cgroup
+from tests.support import daemon, memory_cgroup
 
 MIB = 1 << 20
 # Two loads must fit beside the libraries: a worker that was forked counts what it shares as its own.
@@ -25,17 +25,6 @@ def group() -> Iterator[memory_cgroup.MemoryGroup]:
     """Room for Infinity's libraries, two workers and somebody else."""
     with memory_cgroup.limited(LIMIT) as made:
         yield made
-
-
-@pytest.fixture
-def command(group: memory_cgroup.MemoryGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The real Infinity, all of its memory in the group."""
-    monkeypatch.setattr(infinity, "PYTHON", group.python(infinity.PYTHON, tmp_path))
-    template = infinity.Template()
-    try:
-        yield template.command()
-    finally:
-        template.stop()
 
 
 class Clients:
