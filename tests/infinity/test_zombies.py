@@ -103,6 +103,7 @@ def kill_the_model_thread(d: Daemon) -> None:
         d.post(d.proxy + "/embeddings", {"model": "m", "input": MARK}, timeout=0.3)
 
 
+@pytest.mark.long  # three starts and two deaths: 50 s
 @pytest.mark.timeout(240)
 def test_a_zombie_for_want_of_memory_is_cured_by_halving_and_blames_nobody(tmp_path: Path) -> None:
     """MiniLM that can grow by little, each of its processes: a batch of long texts fails, and so does its replay.
