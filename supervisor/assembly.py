@@ -15,6 +15,7 @@ import structlog
 
 from supervisor import log as logs
 from supervisor import wiring
+from supervisor.admin.agent import AgentServer
 from supervisor.admin.server import AdminServer
 from supervisor.backstop import CpuBackstop
 from supervisor.config import Settings, diff, effective, with_fixed_kept
@@ -110,12 +111,16 @@ class Assembly:
             reload=reload,
             effective=self._effective,
             accepting=accepting,
+            holds=lambda: self.settings.proxy.when_paused == "hold",
+            max_requests=lambda: self.settings.proxy.queue.max_requests,
             load_timeout=lambda: self.settings.infinity.start_timeout + self.settings.infinity.drain_timeout,
             infinity=self._queues.readings,
             logs=lambda name, *which: logfile.read(state.logs, wiring.process_of(self.settings, name), *which),
         )
         admin = settings.admin.address
         self.admin = AdminServer(self.control, self.metrics, admin.host, admin.port)
+        agent = settings.admin.agent_address
+        self.agent = AgentServer(self.control.agent_line, (agent.host, agent.port) if agent is not None else None)
         self.proxy = ProxyServer(
             self.dispatcher, settings.proxy.listen, settings.proxy.max_body_bytes, self._catalogue, self.metrics
         )
@@ -125,7 +130,9 @@ class Assembly:
         stack, settings = self._stack, self.settings
         stack.push_async_callback(self.proxy.close)
         stack.push_async_callback(self.admin.close)
+        stack.push_async_callback(self.agent.close)
         await self.admin.start()
+        await self.agent.start()
         await self.proxy.start(inherited(settings.proxy.listen))
         self._subtree.open()  # only now: a daemon that can't have its ports leaves everything as it is
         await self.pool.start()

@@ -11,6 +11,7 @@ import structlog
 
 from supervisor import report, world
 from supervisor.controller import Controller
+from supervisor.core.headroom_line import headroom_line
 from supervisor.core.model import LIVE_STATES, ModelState, Reading, Signal
 from supervisor.core.sentences import Action
 from supervisor.errors import NotInTime, Refused, UnknownModel, WorkerError
@@ -43,6 +44,8 @@ class Control:
         reload: Callable[[], Awaitable[dict[str, Any]]],
         effective: Callable[[], dict[str, Any]],
         accepting: Callable[[], bool],
+        holds: Callable[[], bool],
+        max_requests: Callable[[], int],
         load_timeout: Callable[[], float],
         infinity: Callable[[], Mapping[str, Reading]],
         logs: Callable[[str, int, int | None], tuple[list[str], int]],
@@ -54,6 +57,8 @@ class Control:
         self._reload = reload
         self._effective = effective
         self._accepting = accepting
+        self._holds = holds
+        self._max_requests = max_requests
         self._load_timeout = load_timeout
         self._infinity = infinity
         self._logs = logs
@@ -97,7 +102,22 @@ class Control:
 
     def accepting(self) -> tuple[bool, str]:
         """Whether the proxy accepts requests (held ones included), and a word about it."""
-        return (True, "accepting requests") if self._accepting() else (False, "shutting down")
+        orders = self._controller.orders
+        if not self._accepting():
+            return False, "shutting down"
+        if orders.paused and not self._holds():
+            return False, f"paused: {orders.reason or 'every model'}"
+        return True, "accepting requests"
+
+    def agent_line(self) -> str:
+        """What a balancer's agent check is told."""
+        controller = self._controller
+        return headroom_line(
+            controller.assessment,
+            controller.policy.thresholds,
+            accepting=self._accepting() and not controller.orders.paused,
+            limit=self._max_requests(),
+        )
 
     # -- acts -------------------------------------------------------------------------------------------------------
 

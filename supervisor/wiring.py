@@ -101,6 +101,7 @@ def queue_limits(settings: Settings, total_memory: int) -> QueueLimits:
         max_bytes=queue_bytes(settings, total_memory),
         max_wait=queue.max_wait,
         start_timeout=settings.infinity.start_timeout,
+        hold=settings.proxy.when_paused == "hold",
     )
 
 

@@ -14,7 +14,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # In these, time is real and so are processes: they run one after the other, for two at once would measure each other.
 # All others have virtual time, or none, and may run beside them.
-REAL = ("tests/process/", "tests/infinity/", "tests/test_")
+REAL = (
+    "tests/process/",
+    "tests/infinity/",
+    "tests/fronts/",
+    "tests/systemd/",
+    "tests/faults/",
+    "tests/floods/",
+    "tests/test_",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from supervisor.config.settings import ModelSettings, Settings
 
-NEEDS_RESTART = frozenset({"proxy.listen", "admin.listen", "state_dir", "logging.format"})
+NEEDS_RESTART = frozenset({"proxy.listen", "admin.listen", "admin.agent_listen", "state_dir", "logging.format"})
 """What is fixed while the daemon runs: sockets, the locked folder and the way out of the log."""
 
 _LAUNCH = ("model_id", "engine", "device", "device_id", "args", "env", "group")  # of a model

@@ -204,15 +204,20 @@ def owned_settings_are_not_set(written: Settings, settings: Settings) -> Iterato
 
 
 def addresses_can_be_listened_on(written: Settings, settings: Settings) -> Iterator[Problem]:
-    """Both addresses are some, differ, and only this machine reaches the admin one."""
-    proxy_path, admin_path = ("proxy", "listen"), ("admin", "listen")
+    """All addresses are some, differ, and only this machine reaches the admin one."""
+    proxy_path, admin_path, agent_path = ("proxy", "listen"), ("admin", "listen"), ("admin", "agent_listen")
+    agent_listen = settings.admin.agent_listen
     addresses = {}
-    for path, text in ((proxy_path, settings.proxy.listen), (admin_path, settings.admin.listen)):
+    for path, text in (
+        (proxy_path, settings.proxy.listen),
+        (admin_path, settings.admin.listen),
+        *(((agent_path, agent_listen),) if agent_listen is not None else ()),
+    ):
         try:
             addresses[path] = parse_address(text)
         except ValueError as error:
             yield Problem(path, str(error))
-    proxy, admin = addresses.get(proxy_path), addresses.get(admin_path)
+    proxy, admin, agent = addresses.get(proxy_path), addresses.get(admin_path), addresses.get(agent_path)
     if admin and not admin.loopback:
         yield Problem(
             admin_path,
@@ -223,6 +228,10 @@ def addresses_can_be_listened_on(written: Settings, settings: Settings) -> Itera
         paths = [admin_path, proxy_path] if "listen" in written.admin.model_fields_set else [proxy_path, admin_path]
         message = f"clashes with {'.'.join(paths[1])}, {addresses[paths[1]]}; allowed: two different ports"
         yield Problem(paths[0], message, tuple(paths))
+    for path, other in ((proxy_path, proxy), (admin_path, admin)):
+        if agent and other and agent.clashes_with(other):
+            message = f"clashes with {'.'.join(path)}, {other}; allowed: two different ports"
+            yield Problem(agent_path, message, (agent_path, path))
 
 
 RULES: tuple[Rule, ...] = (

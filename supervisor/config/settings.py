@@ -206,6 +206,10 @@ class ProxySettings(Section):
     queue: Annotated[QueueSettings, Mappings] = QueueSettings()
     """Bounds of what waits."""
 
+    when_paused: Literal["hold", "refuse"] = "hold"
+    """What becomes of requests while the gate is closed. `hold`, the default: they wait for it to open, up to
+    `queue.max_wait`. `refuse`: they get 503 at once, for behind a balancer that has somewhere else to go."""
+
     @property
     def address(self) -> Address:
         """`listen`, parsed."""
@@ -218,6 +222,15 @@ class AdminSettings(Section):
     listen: Annotated[str, Field(examples=["127.0.0.1:7998"])] = "127.0.0.1:7998"
     """HOST:PORT on loopback, for whoever reaches it may give orders; port 0 takes any free one.
     Default 127.0.0.1:7998."""
+
+    agent_listen: Annotated[str, Field(examples=["10.0.0.5:7999"])] | None = None
+    """HOST:PORT for HAProxy's agent-check: whoever connects is told in one line how much this supervisor can take.
+    Default null: nobody is told."""
+
+    @property
+    def agent_address(self) -> Address | None:
+        """`agent_listen`, parsed."""
+        return None if self.agent_listen is None else parse_address(self.agent_listen)
 
     @property
     def address(self) -> Address:

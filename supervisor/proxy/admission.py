@@ -15,13 +15,15 @@ class QueueLimits:
     """What the operator allows to wait, and for how long (seconds).
 
     `max_wait` bounds the wait for a model that is ready, until the first part leaves. `start_timeout` is how long a
-    worker may start without progress; see `pump.SLEEP_FACTOR` for what follows from it.
+    worker may start without progress; see `pump.SLEEP_FACTOR` for what follows from it. `hold`: at a closed gate
+    requests wait; else they are refused.
     """
 
     max_requests: int = 2048
     max_bytes: int = 256 * 1024 * 1024
     max_wait: float = 60.0
     start_timeout: float = 300.0
+    hold: bool = True
 
 
 class Place:

@@ -88,12 +88,18 @@ class Dispatcher(Hosting):
         Raises:
             Refusal: the queue is full, the wait would be too long, or no request is accepted any more.
         """
-        if self._draining:
-            raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
+        self.check_accepting()
         refusal = forecast.refusal_unread(self._lanes, asker, size, self.limits.max_wait, self._loop.time())
         if refusal is not None:
             raise refusal
         return self._admission.reserve(size)
+
+    def check_accepting(self) -> None:
+        """Raises Refusal while no request is accepted: at the end, and while paused if nothing may be held."""
+        if self._draining:
+            raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
+        if self._orders.paused and not self.limits.hold:
+            raise self._paused()
 
     def submit(
         self,
@@ -115,6 +121,8 @@ class Dispatcher(Hosting):
         self._numbers += 1
         priority = priority_of(asker.priority, plan.inputs)
         job = Job(self._numbers, endpoint, plan, asker, priority, place, arrived, self._loop.create_future())
+        if not (lane.open or self.limits.hold):
+            raise self._paused(lane)
         if lane.suspects.known:
             lane.suspects.recognise(job, now)
         if lane.suspects.guilty and (index := lane.suspects.guilty_index(job, now)) is not None:
@@ -174,8 +182,18 @@ class Dispatcher(Hosting):
         self._pump.throttle.set_target(orders.cpu_hold, self._cores)
         for lane in self._lanes:
             self._pump.run(lane)
+            if not (lane.open or self.limits.hold):
+                for job in [job for job in lane.queue if not job.started]:
+                    self._pump.settle(lane, job, self._paused(lane))
         self._pump.allow_trickle(orders.trickle_size if orders.trickle else None)
         self._pump.trickle(self._lanes)
+
+    def _paused(self, lane: Lane | None = None) -> Refusal:
+        """The refusal of what would have to wait at a closed gate, and may not (`proxy.when_paused`)."""
+        what, model = ("it", None) if lane is None else (f"the model {lane.model.name!r}", lane.model.name)
+        why = f" ({self._orders.reason})" if self._orders.reason else ""
+        text = f"The supervisor holds {what} back to protect the host{why}. Ask another one, or try again later."
+        return Refusal(Reason.PAUSED, text, model=model)
 
     def lower_cap(self, model: str) -> None:
         """A model's worker is restarted because of what its parts have made it grow to: smaller ones from now on."""

@@ -192,8 +192,7 @@ class ProxyServer:
             headers["Allow"] = "GET"
             return Answer(405, b'{"detail":"Method Not Allowed"}', headers)
         if path == _HEALTH:
-            if self._dispatcher.draining:
-                raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
+            self._dispatcher.check_accepting()
             return Answer(200, catalog.health(), headers)
         limit = self._dispatcher.limits.max_requests
         body = catalog.models(self._models_view(), self._dispatcher.demand(), limit)

@@ -58,6 +58,8 @@ class Desk:
             reload=self._reload,
             effective=lambda: {"mode": "enforce"},
             accepting=lambda: True,
+            holds=lambda: True,
+            max_requests=lambda: 2048,
             load_timeout=lambda: timeout,
             infinity=lambda: {"a": Known(7.0, 0.0), "b": Missing("/models answers 500", 0.0)},
             logs=lambda name, count, after: ([f"{name} {count} {after}"], 7),

@@ -169,6 +169,31 @@ async def test_max_wait_while_paused_is_503_paused_to_the_second() -> None:
         w.check_empty()
 
 
+async def test_without_hold_a_pause_refuses_what_waits_and_what_comes() -> None:
+    """At once, before a body is read; what is half done at the worker ends, and afterwards all are taken again."""
+    async with world(hold=False) as w:
+        w.order(4, 1)
+        w.up(seconds=10)
+        running = w.ask(name="r", rows=6)
+        held = w.ask()
+        await asyncio.sleep(1)
+        w.order(4, 1, paused=True)
+        await held
+        assert held.refusal.reason is Reason.PAUSED
+        with pytest.raises(Refusal, match="to protect the host"):
+            w.dispatcher.admit(10)
+        with pytest.raises(Refusal):
+            w.dispatcher.check_accepting()
+        assert w.now == pytest.approx(1, abs=0.01)
+        assert not running.done
+        await asyncio.sleep(20)
+        w.order(4, 1)
+        w.dispatcher.check_accepting()
+        await running
+        assert running.right
+        w.check_empty()
+
+
 async def test_max_wait_behind_others_is_504() -> None:
     """Not paused, only busy: the deadline is what was exceeded."""
     async with world(max_wait=60) as w:

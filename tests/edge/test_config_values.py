@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from supervisor.config import Fault, Settings, check, effective, load, parse_address, queue_bytes
+from supervisor.config import ConfigError, Fault, Settings, check, effective, load, parse_address, queue_bytes
 from supervisor.config.resource_monitor import RUNGS, threshold_key
 from supervisor.core.model import Signal
 from supervisor.core.policy import BatchPolicy, Policy, ResidencyPolicy, Thresholds
@@ -97,8 +97,9 @@ DEFAULTS: dict[str, Any] = {
         "listen": "127.0.0.1:7997",
         "max_body_bytes": 67108864,
         "queue": {"max_requests": 2048, "max_bytes": None, "max_wait": 60},
+        "when_paused": "hold",
     },
-    "admin": {"listen": "127.0.0.1:7998"},
+    "admin": {"listen": "127.0.0.1:7998", "agent_listen": None},
     "state_dir": None,
     "logging": {"level": "info", "format": "auto"},
     "mode": "enforce",
@@ -477,6 +478,19 @@ def test_any_free_port_never_clashes(tmp_path: Path) -> None:
     for proxy, admin in [("127.0.0.1:0", "127.0.0.1:0"), ("0.0.0.0:1", "127.0.0.1:2"), ("10.0.0.1:1", "127.0.0.1:1")]:
         settings = settings_of(tmp_path, f"proxy: {{listen: '{proxy}'}}\nadmin: {{listen: '{admin}'}}\n")
         assert (str(settings.proxy.address), str(settings.admin.address)) == (proxy, admin)
+
+
+def test_the_agents_address_has_a_port_of_its_own(tmp_path: Path) -> None:
+    """It may be reached from elsewhere; one that is another's, or none, is refused by name."""
+    settings = settings_of(tmp_path, "admin: {agent_listen: '0.0.0.0:7999'}\n")
+    assert str(settings.admin.agent_address) == "0.0.0.0:7999"
+    for text, fault in [
+        ("admin: {agent_listen: '127.0.0.1:7998'}\n", "clashes with admin.listen, 127.0.0.1:7998"),
+        ("admin: {agent_listen: '0.0.0.0:7997'}\n", "clashes with proxy.listen, 127.0.0.1:7997"),
+        ("admin: {agent_listen: haproxy}\n", "is no address"),
+    ]:
+        with pytest.raises(ConfigError, match=fault):
+            settings_of(tmp_path, text)
 
 
 def test_effective_hides_secrets(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from tests.support.daemon import Daemon
 
 STALL = 3.0
 MARK = "POISON"
-# Bytes a worker may grow by: one long text needs less than half of it, a part of them more.
-MEMORY_LEFT = 3_000_000
+# Bytes a worker may grow by: a text of 110 words takes some 3 MB, a part of 0.2 s has five (on a busy host) to sixteen.
+MEMORY_LEFT, WORDS = 8_000_000, 110
 STORY = ["worker_in_doubt", "worker_dead", "worker_stopping", "worker_started", "worker_ready"]
 
 
@@ -117,8 +117,8 @@ def test_a_zombie_for_want_of_memory_is_cured_by_halving_and_blames_nobody(tmp_p
     with daemons.running(tmp_path, {"models": [daemons.minilm_model("m")], "infinity": infinity}) as d:
         d.wait_ready("m")
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            texts = [" ".join(["word"] * 500) + str(i) for i in range(64)]
-            large = pool.submit(d.post, d.proxy + "/embeddings", {"model": "m", "input": texts}, 200)
+            texts = [" ".join(["word"] * WORDS) + str(i) for i in range(64)]
+            large = pool.submit(d.post, d.proxy + "/embeddings", {"model": "m", "input": texts}, 150)
             others = [pool.submit(d.embed, "m", f"a line {n}", timeout=200) for n in range(3)]
             status, answer = large.result(200)
             assert status == 200, answer

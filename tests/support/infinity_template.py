@@ -228,24 +228,32 @@ def leave_memory(left: int) -> None:
     """Let this process's address space grow by so many bytes and no more."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + left
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 def leave_memory_once_loaded(left: int) -> None:
-    """The same from the first forward pass of a sentence transformer on, as `prlimit --as` would on a running worker.
+    """The same from the second forward pass of a sentence transformer on, as `prlimit --as` would on a running worker.
 
-    What is freed goes back at once, so that it is the size of a batch that decides, not what the heap has kept.
+    Then all threads are there, whose stacks count as well. What the libraries need for any row, they have from one that
+    is run before; what is freed goes back at once, and what the heap has kept is taken. So the size of a batch decides.
     """
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)
     module = importlib.import_module("infinity_emb.transformer.embedder.sentence_transformer")
     encode = module.SentenceTransformerPatched.encode_core
+    passes = 0
 
     def encode_core(self: Any, features: Any) -> Any:
-        result = encode(self, features)
-        if module.SentenceTransformerPatched.encode_core is encode_core:
-            module.SentenceTransformerPatched.encode_core = encode
+        nonlocal passes
+        passes += 1
+        if passes == 2:
+            encode(self, {name: tensor[:1] for name, tensor in features.items()})
+            leave_memory(2 << 20)
+            while libc.malloc(1 << 20):
+                pass
             leave_memory(left)
-        return result
+        return encode(self, features)
 
     module.SentenceTransformerPatched.encode_core = encode_core
 

@@ -18,6 +18,7 @@ import pytest
 
 from supervisor import daemon as daemon_module
 from supervisor import wiring
+from supervisor.assembly import Assembly
 from supervisor.config import Settings
 from supervisor.control import Control
 from supervisor.controller import Controller
@@ -95,44 +96,49 @@ class House:
         self.next = settings
         self.states: dict[str, list[tuple[float, ModelState]]] = {}
         self.names: list[tuple[float, frozenset[str]]] = [(0.0, frozenset(wiring.names(settings)))]
+        parts = Assembly.__new__(Assembly)  # the parts that a story is about, wired as they are there
+        parts.settings = settings
         daemon = self.daemon = Daemon(folder / "supervisor.yaml", settings)
-        daemon.metrics = Metrics(model.name for model in settings.models)
-        daemon.journal = Journal()
-        daemon.monitor = Host()  # type: ignore[assignment]
-        daemon.proxy = SimpleNamespace(set_max_body_bytes=lambda _: None)  # type: ignore[assignment]
-        self.dispatcher = daemon.dispatcher = Dispatcher(
+        daemon.parts = parts
+        parts.metrics = Metrics(model.name for model in settings.models)
+        parts.journal = Journal()
+        parts.monitor = Host()  # type: ignore[assignment]
+        parts.proxy = SimpleNamespace(set_max_body_bytes=lambda _: None)  # type: ignore[assignment]
+        self.dispatcher = parts.dispatcher = Dispatcher(
             wiring.served_models(settings),
             wiring.queue_limits(settings, 16 * GIB),
             lambda _: self.controller.poke(),
-            daemon.metrics,
+            parts.metrics,
             connect=programs.connect,
         )
-        self.pool = daemon.pool = WorkerPool(
+        self.pool = parts.pool = WorkerPool(
             wiring.worker_specs(settings),
             log_dir=folder / "logs",
-            dispatcher=daemon.dispatcher,
+            dispatcher=parts.dispatcher,
             on_change=self._changed,
-            hooks=daemon.metrics,
+            hooks=parts.metrics,
             environ={},
         )
-        self.controller = daemon.controller = Controller(
+        self.controller = parts.controller = Controller(
             settings.policy(),
             wiring.configured_models(settings),
-            daemon.monitor,
-            daemon.dispatcher,
-            daemon.pool,
-            daemon.journal,
+            parts.monitor,
+            parts.dispatcher,
+            parts.pool,
+            parts.journal,
             self.loop.time,
         )
-        self.control = daemon.control = Control(
-            daemon.controller,
-            daemon.pool,
+        self.control = parts.control = Control(
+            parts.controller,
+            parts.pool,
             OperatorPause(folder / "pause.json"),
-            names=lambda: wiring.names(daemon.settings),
+            names=lambda: wiring.names(parts.settings),
             reload=daemon.reload,
             effective=dict,
             accepting=lambda: True,
-            load_timeout=lambda: daemon.settings.infinity.start_timeout + daemon.settings.infinity.drain_timeout,
+            holds=lambda: True,
+            max_requests=lambda: 2048,
+            load_timeout=lambda: parts.settings.infinity.start_timeout + parts.settings.infinity.drain_timeout,
             infinity=dict,
             logs=lambda name, count, after: ([], 0),
         )
