@@ -191,7 +191,7 @@ def test_two_at_once_take_turns(checkout: Checkout) -> None:
     wait_for((checkout.path / "began").exists)
     second = checkout.start()
     assert second.stdout is not None
-    assert second.stdout.readline() == "Another set-up of this checkout is running; waiting for it.\n"
+    assert second.stdout.readline() == f"Another set-up in {checkout.path} is running; waiting for it.\n"
     (checkout.path / "go").touch()
     assert finished(first).code == 0
     assert finished(second).code == 0

@@ -62,7 +62,9 @@ def written_paths(node: Any, path: str = "") -> Iterator[str]:
 
 def test_all_files_are_known_to_these_tests() -> None:
     """A file added to etc/ needs a test of its own."""
-    names = {"supervisor.yaml", "quickstart.yaml"} | {f"profiles/{profile}.yaml" for profile in PROFILES}
+    names = {"supervisor.yaml", "quickstart.yaml", "service.yaml"} | {
+        f"profiles/{profile}.yaml" for profile in PROFILES
+    }
     assert {str(path.relative_to(ETC)) for path in shipped()} == names
 
 
@@ -90,6 +92,34 @@ def test_supervisor_yaml_explains_every_key() -> None:
     for number in keys:
         above = lines[number - 1].strip()
         assert above.startswith("# "), f"line {number + 1}, {lines[number].strip()!r}, has no comment above it"
+
+
+@pytest.mark.parametrize("name", ["etc/service.yaml", "deploy/docker/sidecar.yaml", "deploy/docker/complete.yaml"])
+def test_configs_for_other_places_are_right_but_for_what_is_not_here(name: str) -> None:
+    """Programs and models of an installation, or of an image, are the only faults."""
+    outcome = check(ETC.parent / name)
+    missing = [
+        str(fault)
+        for fault in outcome.faults
+        if re.search(r"/(opt/infinity-supervisor|app)/\S+ is not there", str(fault))
+    ]
+    assert [str(fault) for fault in outcome.faults] == missing
+    assert not outcome.notes
+
+
+def test_the_compose_file_builds_what_the_dockerfile_has() -> None:
+    """Targets, files and ports that one names, the other has."""
+    folder = ETC.parent / "deploy/docker"
+    dockerfile = (folder / "Dockerfile").read_text()
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())
+    build = compose["services"]["supervisor"]["build"]
+    assert f"AS {build['target']}\n" in dockerfile
+    assert (folder / build["context"]).resolve() == ETC.parent
+    assert (ETC.parent / build["dockerfile"]).is_file()
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE):
+        assert all((ETC.parent / name).exists() for name in source.split())
+    port = compose["services"]["infinity"]["command"][-1]
+    assert yaml.safe_load((folder / "sidecar.yaml").read_text())["models"][0]["url"] == f"http://127.0.0.1:{port}"
 
 
 def test_one_key_switched_on_alone_is_valid(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""The checkout's two virtual environments: made, kept up to date, and repaired after a set-up that broke off.
+"""Two virtual environments: made, kept up to date, and repaired after a set-up that broke off.
 
-`.venv` holds the supervisor (editable: the checkout is what runs) and `.infinity` an unmodified Infinity with a small
-model; they are apart because Infinity pins old versions of what the supervisor uses new. All that is written lies in
-the checkout: pip's cache and temporary files, the log and the lock are in `.quickstart/`.
+In a checkout `.venv` holds the supervisor (editable: the checkout is what runs) and `.infinity` an unmodified Infinity
+with a small model; they are apart because Infinity pins old versions of what the supervisor uses new. All that is
+written lies in the checkout: pip's cache and temporary files, the log and the lock are in `.quickstart/`. An
+installation has the same under other names, and a copy of the supervisor.
 
 A stamp in each environment says how far it is. None: someone else made it (kept, and brought up to date).
 `installing`: a set-up broke off in the midst (made anew; pip's cache saves the downloads that were complete).
@@ -27,7 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pip_run import NETWORK_REMEDY, run_pip
 from progress import Progress, SetupError, duration
@@ -61,47 +62,84 @@ CUDA_NEED = Need(
 )
 
 
-class Setup:
-    """A set-up of the checkout at `root`; `python` makes the environments."""
+class Names(NamedTuple):
+    """What the environments of the supervisor and of Infinity, and the folder for everything else, are called."""
 
-    def __init__(self, root: Path, progress: Progress, python: str) -> None:
-        self._root = root
+    supervisor: str = ".venv"
+    infinity: str = ".infinity"
+    work: str = ".quickstart"
+
+
+class Setup:
+    """A set-up in the folder `root`; `python` makes the environments.
+
+    Of a checkout, which then is what runs; or, with a `source`, of a copy of that checkout.
+    """
+
+    def __init__(
+        self, root: Path, progress: Progress, python: str, names: Names | None = None, source: Path | None = None
+    ) -> None:
+        self.root = root
+        self._source = source
+        self._names = names or Names()
         self._progress = progress
         self._python = python
-        self._work = root / ".quickstart"
-        self._log = self._work / "setup.log"
+        self._work = root / self._names.work
+        self.log = self._work / "setup.log"
         self._held = -1
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other set-up of this checkout waiting; says so when we are the one that waits."""
+        """Keep every other set-up here waiting; says so when we are the one that waits."""
         self._work.mkdir(exist_ok=True)
         with (self._work / "lock").open("w") as lock:
             self._held = lock.fileno()
             try:
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._progress.say("Another set-up of this checkout is running; waiting for it.")
+                self._progress.say(f"Another set-up in {self.root} is running; waiting for it.")
                 fcntl.flock(self._held, fcntl.LOCK_EX)
             yield
 
     def supervisor(self, extras: Iterable[str] = ()) -> None:
-        """Bring `.venv` to what pyproject.toml asks for; extras that are there already stay."""
-        wanted = sorted({*extras, *self._stamp(".venv").get("extras", ())})
-        project = tomllib.loads((self._root / "pyproject.toml").read_text(encoding="utf-8"))
-        self._bring_up(
-            ".venv",
-            ["--editable", f".[{','.join(wanted)}]" if wanted else "."],
-            {"of": _digest(project["build-system"], project["project"]), "extras": wanted},
-            lambda: SUPERVISOR_NEED,
-        )
+        """Bring its environment to what pyproject.toml asks for; extras that are there already stay."""
+        folder = self._names.supervisor
+        wanted = sorted({*extras, *self._stamp(folder).get("extras", ())})
+        project = tomllib.loads(((self._source or self.root) / "pyproject.toml").read_text(encoding="utf-8"))
+        content = {"of": _digest(project["build-system"], project["project"]), "extras": wanted}
+        named = f"[{','.join(wanted)}]" if wanted else ""
+        if self._source is None:
+            self._bring_up(folder, ["--editable", f".{named}"], content, lambda: SUPERVISOR_NEED)
+        else:
+            content["copy"] = _digest(*self._files())
+            self._bring_up(folder, [f"{self._copy()}{named}"], content, lambda: SUPERVISOR_NEED)
+
+    def _files(self) -> Iterator[tuple[str, str]]:
+        """What of the source is installed, and a digest of each."""
+        assert self._source is not None, "asked for a copy"
+        paths = [self._source / name for name in ("pyproject.toml", "README.md", "LICENSE")]
+        paths += sorted(path for path in (self._source / "supervisor").rglob("*") if "__pycache__" not in path.parts)
+        for path in paths:
+            if path.is_file():
+                yield str(path.relative_to(self._source)), hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def _copy(self) -> Path:
+        """A copy to build from, for a build leaves files behind; it is tidied away."""
+        assert self._source is not None, "asked for a copy"
+        copy = self._work / "tmp" / "source"
+        shutil.rmtree(copy, ignore_errors=True)
+        for name, _ in self._files():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._source / name, copy / name)
+        return copy
 
     def infinity(self) -> None:
-        """Bring `.infinity` to the Infinity and model above; `.quickstart/model` leads to the model's folder."""
-        self._bring_up(".infinity", INFINITY, {"of": _digest(INFINITY)}, self._infinity_need)
-        found = next((self._root / ".infinity").glob(MODEL), None)
+        """Bring its environment to the Infinity and model above; `model` in the work folder leads to the model's."""
+        folder = self._names.infinity
+        self._bring_up(folder, INFINITY, {"of": _digest(INFINITY)}, self._infinity_need)
+        found = next((self.root / folder).glob(MODEL), None)
         if found is None:
-            raise SetupError("the model is missing from .infinity: remove that folder and run this again")
+            raise SetupError(f"the model is missing from {folder}: remove that folder and run this again")
         link, target = self._work / "model", os.path.relpath(found, self._work)
         if not link.is_symlink() or os.readlink(link) != target:
             link.unlink(missing_ok=True)
@@ -121,8 +159,8 @@ class Setup:
         2. Broken off, not working, or moved here (its scripts carry the checkout's path): made anew.
         3. Anything else is brought up to date in place.
         """
-        path = self._root / folder
-        stamp, complete = self._stamp(folder), {"root": str(self._root), **content}
+        path = self.root / folder
+        stamp, complete = self._stamp(folder), {"root": str(self.root), **content}
         works = _answers([path / "bin/python", "-c", ""])
         if works and stamp == complete:
             return
@@ -141,9 +179,9 @@ class Setup:
         run_pip(
             [path / "bin/python", "-m", "pip", "install", "--progress-bar", "off", *arguments],
             title=folder,
-            root=self._root,
+            root=self.root,
             environ=self._environ(),
-            log=self._log,
+            log=self.log,
             held=self._held,
             progress=self._progress,
         )
@@ -162,17 +200,18 @@ class Setup:
 
     def _infinity_need(self) -> Need:
         """Which build of torch pip finds, under its own settings, decides between 0.4 and 3 GB."""
-        listed = self._run([self._root / ".infinity/bin/python", "-m", "pip", "index", "versions", "torch"])
+        folder = self._names.infinity
+        listed = self._run([self.root / folder / "bin/python", "-m", "pip", "index", "versions", "torch"])
         if listed.returncode:
-            raise SetupError(f".infinity: pip finds no torch: {NETWORK_REMEDY}; what pip said is in {self._log}")
+            raise SetupError(f"{folder}: pip finds no torch: {NETWORK_REMEDY}; what pip said is in {self.log}")
         found = (version for version in listed.stdout.replace(",", " ").split() if version.partition("+")[0] == TORCH)
         return CPU_NEED if next(found, "").endswith("+cpu") else CUDA_NEED
 
     def _check_space(self, need: Need) -> None:
-        free = shutil.disk_usage(self._root).free / 1e9
+        free = shutil.disk_usage(self.root).free / 1e9
         if free < need.peak:
             raise SetupError(
-                f"{self._root} has {free:.1f} GB of disk free and this takes up to {need.peak:g} GB:"
+                f"{self.root} has {free:.1f} GB of disk free and this takes up to {need.peak:g} GB:"
                 " make room and run this again"
             )
 
@@ -187,7 +226,7 @@ class Setup:
             text=True,
             check=False,
         )
-        with self._log.open("a", encoding="utf-8") as noise:
+        with self.log.open("a", encoding="utf-8") as noise:
             noise.write(f"\n$ {' '.join(map(str, command))}\n{done.stdout}")
         return done
 
@@ -206,13 +245,13 @@ class Setup:
 
     def _stamp(self, folder: str) -> dict[str, Any]:
         with suppress(OSError, ValueError):
-            stamp = json.loads((self._root / folder / "setup.json").read_text(encoding="utf-8"))
+            stamp = json.loads((self.root / folder / "setup.json").read_text(encoding="utf-8"))
             if isinstance(stamp, dict):
                 return stamp
         return {}
 
     def _write_stamp(self, folder: str, stamp: dict[str, Any]) -> None:
-        path = self._root / folder / "setup.json"
+        path = self.root / folder / "setup.json"
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
         fresh.replace(path)
@@ -226,7 +265,11 @@ def set_up(
     python: str = sys.executable,
 ) -> None:
     """Both environments of the checkout at `root`, complete; raises SetupError."""
-    setup = Setup(root, progress or Progress(), python)
+    carry_out(Setup(root, progress or Progress(), python), extras)
+
+
+def carry_out(setup: Setup, extras: Iterable[str] = ()) -> None:
+    """Both environments of a set-up, complete; raises SetupError."""
     try:
         with setup.locked():
             setup.supervisor(extras)
@@ -236,10 +279,10 @@ def set_up(
         remedy = {
             errno.ENOSPC: "make room and run this again",
             errno.EDQUOT: "make room and run this again",
-            errno.EACCES: "run this as the owner of the checkout",
-            errno.EROFS: "use a checkout that can be written to",
+            errno.EACCES: "run this as the owner of the folder",
+            errno.EROFS: "use a disk that can be written to",
         }.get(fault.errno or 0, "see to it and run this again")
-        raise SetupError(f"{fault.filename or root}: {fault.strerror or fault}: {remedy}") from fault
+        raise SetupError(f"{fault.filename or setup.root}: {fault.strerror or fault}: {remedy}") from fault
 
 
 def guarded(program: str, action: Callable[[], None]) -> NoReturn:

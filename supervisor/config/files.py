@@ -40,7 +40,7 @@ def resolved(settings: Settings, folder: FilePath) -> Settings:
 def problems(settings: Settings) -> Iterator[Problem]:
     """What resolved settings name and is not there, or is not what it has to be."""
     program = settings.infinity.command[0]
-    if "/" in program:
+    if "/" in program and _is_used(settings):
         if not os.path.exists(program):
             message = f"{_shown(program)} is not there; allowed: a program that is"
             yield Problem(("infinity", "command", 0), message)
@@ -64,7 +64,7 @@ def remarks(settings: Settings, folder: FilePath, environ: Mapping[str, str]) ->
     """What may well be meant as it is, but will not work on this host as things stand."""
     program = settings.infinity.command[0]
     path = settings.infinity.env.get("PATH", environ.get("PATH"))
-    if program and "/" not in program and shutil.which(program, path=path) is None:
+    if program and "/" not in program and _is_used(settings) and shutil.which(program, path=path) is None:
         message = f"{_shown(program)} is not in PATH here, and `run` needs it: install it, or write its full path"
         yield Problem(("infinity", "command", 0), message)
     for index, model in enumerate(settings.models):
@@ -75,6 +75,11 @@ def remarks(settings: Settings, folder: FilePath, environ: Mapping[str, str]) ->
         if model.api_key_file and (mode := _mode(model.api_key_file)) & 0o077:
             message = f"others may use {_shown(model.api_key_file)} (mode {mode:o}): `chmod 600` keeps the key private"
             yield Problem(("models", index, "api_key_file"), message)
+
+
+def _is_used(settings: Settings) -> bool:
+    """Whether the supervisor starts an Infinity itself, now or once a model is added; not if all are attached."""
+    return not settings.models or any(model.url is None for model in settings.models)
 
 
 def _paths(model: ModelSettings) -> Iterator[tuple[str, str]]:
