@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import structlog
 
 from supervisor import log as logs
@@ -27,6 +26,7 @@ from supervisor.proxy.catalog import ModelEntry
 from supervisor.proxy.dispatcher import Dispatcher
 from supervisor.proxy.server import ProxyServer
 from supervisor.sense.infinity import InfinityQueues
+from supervisor.sense.memory import total_memory
 from supervisor.sense.monitor import Monitor
 from supervisor.sense.peak import PeakMemory
 from supervisor.state import OperatorPause, StateDir, default_root
@@ -74,7 +74,7 @@ class Assembly:
         stack.callback(peaks.close)
         self.dispatcher = Dispatcher(
             wiring.served_models(settings),
-            wiring.queue_limits(settings, psutil.virtual_memory().total),
+            wiring.queue_limits(settings, total_memory()),
             lambda _: self.controller.poke(),
             self.metrics,
             own_cpu=lambda: self.monitor.own_cpu(),
@@ -152,7 +152,7 @@ class Assembly:
         self.settings = new
         logs.set_level(new.logging.level)
         self.metrics.set_models(model.name for model in new.models)
-        self.dispatcher.configure(wiring.served_models(new), wiring.queue_limits(new, psutil.virtual_memory().total))
+        self.dispatcher.configure(wiring.served_models(new), wiring.queue_limits(new, total_memory()))
         self.proxy.set_max_body_bytes(new.proxy.max_body_bytes)
         if "resource_monitor.scope" in changes.live:
             self.monitor.close()
@@ -196,7 +196,7 @@ class Assembly:
         logs.flush()
 
     def _effective(self) -> dict[str, Any]:
-        total = psutil.virtual_memory().total
+        total = total_memory()
         return effective(self.settings, total_memory=total, state_dir=str(self._state_root))
 
     def _catalogue(self) -> list[ModelEntry]:

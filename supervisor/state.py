@@ -67,7 +67,8 @@ class StateDir:
 class OperatorPause:
     """An operator's pause, kept on disk so that a restart of the daemon does not end it.
 
-    The deadline is kept as a date: a restart has no monotonic clock in common with the one before.
+    The deadline is kept as a date: a restart has no monotonic clock in common with the one before. With a clock that
+    was set back meanwhile the pause lasts no longer than it was asked for.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,7 +85,7 @@ class OperatorPause:
             until = data["until"]
             if until is None:
                 return True, None
-            left = (datetime.fromisoformat(until) - now).total_seconds()
+            left = min((datetime.fromisoformat(until) - now).total_seconds(), float(data["seconds"]))
         except FileNotFoundError:
             return False, None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -99,7 +100,7 @@ class OperatorPause:
         now = now or datetime.now(UTC)
         until = None if seconds is None else (now + timedelta(seconds=seconds)).isoformat()
         new = self._path.with_suffix(".new")
-        new.write_text(json.dumps({"version": VERSION, "until": until}))
+        new.write_text(json.dumps({"version": VERSION, "until": until, "seconds": seconds}))
         new.replace(self._path)
 
     def clear(self) -> None:

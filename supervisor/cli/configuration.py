@@ -44,12 +44,11 @@ def check_config(path: str, as_json: bool) -> None:
     settings, faults, notes = check(path)
     amounts_to = None
     if settings is not None:
-        import psutil
-
+        from supervisor.sense.memory import total_memory
         from supervisor.state import default_root
 
         state = str(default_root(os.environ))
-        amounts_to = effective(settings, total_memory=psutil.virtual_memory().total, state_dir=state)
+        amounts_to = effective(settings, total_memory=total_memory(), state_dir=state)
     if as_json:
         report = {
             "ok": settings is not None,

@@ -113,7 +113,8 @@ class ProxyServer:
                 host = host.strip("[]")
                 self._listeners = [await self._loop.create_server(self._plain, host, int(port), backlog=BACKLOG)]
         except OSError as error:
-            raise StartError(f"proxy.listen {self._listen}: {error.strerror or error}") from error
+            text = f"proxy.listen {self._listen}: {error.strerror or error}"
+            raise StartError(f"{text}; stop what listens there, or set another proxy.listen") from error
 
     async def stop_accepting(self) -> None:
         """Close the listening socket; connections that are open go on."""

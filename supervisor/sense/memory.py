@@ -4,6 +4,7 @@ Page cache is not use: the kernel gives it back when asked. The host's figure le
 by taking active_file, inactive_file and slab_reclaimable off what is charged to it (version 1 does not tell its slab).
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class MemoryUse:
     reading: Reading
     used: int = 0
     limit: int = 0
+
+
+def total_memory() -> int:
+    """Bytes of memory that the host has. By a call of the kernel's: /proc need not be readable."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def use_of(used: int, limit: int, now: float) -> MemoryUse:

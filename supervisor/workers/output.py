@@ -5,6 +5,8 @@ on. Nothing here trusts the text: it is whatever a model's code, or a client's i
 """
 
 import asyncio
+import errno
+import fcntl
 import hashlib
 import math
 import os
@@ -23,6 +25,10 @@ log = structlog.get_logger(__name__)
 # A file that has grown past this is copied to `.1` and emptied in place. The longest start-up of a real model writes
 # some kB, the access log about 100 bytes a part.
 FILE_CAP = 8 * 1024 * 1024
+# Bytes that have to be free for it. A start writes some kB, and an Infinity that can't write its banner ends (exit
+# status 3, three times in a row, was the end of a model).
+ROOM = 1024 * 1024
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # Longer lines are cut: a prompt in a traceback must not fill the log.
 LINE_CAP = 4096
 # Lines kept for status and for the reason of a failure.
@@ -67,14 +73,33 @@ def clean_line(line: bytes, *secrets: str) -> str:
 
 
 class OutputFile:
-    """A private (0600) file that workers append to. The descriptor in `fd` is theirs to inherit."""
+    """A private (0600) file that workers append to. The descriptor in `fd` is theirs to inherit.
+
+    Where the disk has no room it lies in memory, and is gone with the worker.
+    """
 
     def __init__(self, folder: Path, model: str) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = folder / file_name(model)
+        self._in_memory = False
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.fd = self._opened()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._in_memory = True
+            self.fd = os.memfd_create(self.path.name)
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
+            log.warning("worker_output_not_kept", model=model, file=str(self.path), error=error.strerror)
+
+    def _opened(self) -> int:
+        space = os.statvfs(self.path.parent)
+        if space.f_bavail * space.f_frsize < ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.fd = os.open(self.path, flags, 0o600)
-        os.fchmod(self.fd, 0o600)
+        fd = os.open(self.path, flags, 0o600)
+        os.fchmod(fd, 0o600)
+        return fd
 
     def size(self) -> int:
         """Bytes written so far, since it was last emptied."""
@@ -87,6 +112,8 @@ class OutputFile:
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
+            if self._in_memory:
+                return
             old = os.open(self.path.with_name(self.path.name + ".1"), flags, 0o600)
             try:
                 done = max(0, self.size() - FILE_CAP)  # a flood between two looks may have gone far beyond the cap

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from supervisor.core.lifecycle import BackOff
+from supervisor.core.lifecycle import BackOff, Outlook
 from supervisor.core.model import ModelState
 from supervisor.errors import WorkerError
 from supervisor.workers.instances import worth_a_try
@@ -44,6 +44,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self._back_off = BackOff()
         self._restart_cause = "crash"  # of the next restart after a failure
+        self._proven: object = None  # the settings with which it became ready last
         self.not_ended: str | None = None  # why its last run, which was to be stopped, goes on without us
 
     # -- orders and looks -------------------------------------------------------------------------------------------
@@ -205,6 +206,7 @@ class Worker:
         self._settle(fault)
 
     def _on_serving(self) -> None:
+        self._proven = self.spec.launch_key()
         self._back_off.ready(asyncio.get_running_loop().time())
         self._ready_waits.answer()
 
@@ -230,8 +232,11 @@ class Worker:
     def _retry(self, fault: Fault) -> None:
         """Another start, at once where the next process is on its way already."""
         self._restart_cause = fault.cause
+        outlook = fault.outlook
+        if outlook is Outlook.HOPELESS and self._proven == self.spec.launch_key():
+            outlook = Outlook.PASSING  # it has run so before: what is missing is being installed anew, or mounted
         now = asyncio.get_running_loop().time()
-        wait = self._back_off.crashed(now, fault.outlook) if self._run.successor is None else 0.0
+        wait = self._back_off.crashed(now, outlook) if self._run.successor is None else 0.0
         never_given_up = self.spec.elsewhere is not None  # whoever runs it may start it at any time
         if self._back_off.given_up and not never_given_up:
             reason = f"{self._back_off.given_up_text}: {fault.text}"

@@ -68,9 +68,15 @@ def config(folder: Path, more: dict[str, Any]) -> dict[str, Any]:
 
 
 class Daemon:
-    """One `infinity-supervisor run`, in pytest's session (the template needs that), in a process group of its own."""
+    """One `infinity-supervisor run`, in pytest's session (the template needs that), in a process group of its own.
+
+    `before` are the words of a program that runs it, in place of itself; `environ` is added to the environment.
+    """
+
+    before: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.environ: dict[str, str] = {}
         self.folder = folder
         self.settings = settings
         self.path = folder / "supervisor.yaml"
@@ -91,12 +97,12 @@ class Daemon:
         """Start it and wait until it answers /healthz."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor", "run", "-c", str(self.path)],
+                [*self.before, sys.executable, "-m", "supervisor", "run", "-c", str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONWARNINGS": "error::ResourceWarning"},
+                env={**os.environ, "PYTHONWARNINGS": "error::ResourceWarning", **self.environ},
                 process_group=0,
             )
         self.until(self._healthy, timeout, "the daemon does not answer /healthz")
