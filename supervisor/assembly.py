@@ -29,6 +29,7 @@ from supervisor.sense.infinity import InfinityQueues
 from supervisor.sense.memory import total_memory
 from supervisor.sense.monitor import Monitor
 from supervisor.sense.peak import PeakMemory
+from supervisor.service.activation import activated
 from supervisor.state import OperatorPause, StateDir, default_root
 from supervisor.upgrade import inherited
 from supervisor.workers import logfile
@@ -43,8 +44,8 @@ log = structlog.get_logger(__name__)
 class Assembly:
     """All parts, by these settings: `start` them, `apply` others; `stack` ends what was started, last first.
 
-    `reload` is what an operator's reload does, `accepting` tells whether requests are taken. StartError where the state
-    folder is another supervisor's.
+    `reload` is what an operator's reload does, `accepting` tells whether requests are taken; `on_tick` is told when a
+    tick of the control loop is finished. StartError where the state folder is another supervisor's.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Assembly:
         stack: AsyncExitStack,
         reload: Callable[[], Awaitable[dict[str, Any]]],
         accepting: Callable[[], bool],
+        on_tick: Callable[[], None],
     ) -> None:
         self.settings = settings
+        self._on_tick = on_tick
         self._stack = stack
         self._clock = asyncio.get_running_loop().time
         self._counted_at = self._clock()
@@ -133,7 +136,7 @@ class Assembly:
         stack.push_async_callback(self.agent.close)
         await self.admin.start()
         await self.agent.start()
-        await self.proxy.start(inherited(settings.proxy.listen))
+        await self.proxy.start(inherited(settings.proxy.listen) or activated(settings.proxy.listen))
         self._subtree.open()  # only now: a daemon that can't have its ports leaves everything as it is
         await self.pool.start()
         self._restore_pause()
@@ -194,6 +197,7 @@ class Assembly:
             self.metrics.paused_for(now - self._counted_at)
         self._counted_at = now
         logs.flush()
+        self._on_tick()
 
     def _effective(self) -> dict[str, Any]:
         total = total_memory()

@@ -1,4 +1,4 @@
-"""Logs: structlog set up once, JSON lines or a readable console, on one descriptor, never in anyone's way.
+"""Logs: structlog set up once; JSON lines or a console on one descriptor, or the journal; never in anyone's way.
 
 Owns the level (changeable live), the format and the way out. Everything that logs, libraries through stdlib `logging`
 included, comes through here. A line is an event name plus fields. Logging never raises and never blocks: a reader that
@@ -19,10 +19,16 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from supervisor import journald
 from supervisor.core.display import printable
+from supervisor.errors import StartError
+from supervisor.journald import JournalSink
+from supervisor.service.manager import REMEDY
 from supervisor.sink import Sink
 
-Format = Literal["auto", "json", "console"]
+Format = Literal["auto", "json", "console", "journal"]
+# For the last lines to reach the journal, when the process ends or becomes another program (s).
+LAST_WORDS = 1.0
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
@@ -30,7 +36,7 @@ class _State:
     """What all loggers share, so that a reload changes it for those that exist already."""
 
     threshold = LEVELS["info"]
-    sink: Sink | None = None
+    sink: Sink | JournalSink | None = None
     render: Processor
     console = False
 
@@ -93,8 +99,8 @@ class _Out:
     def __init__(self, *args: Any) -> None:
         self.name = str(args[0]).removeprefix("supervisor.") if args else ""
 
-    def write(self, line: str) -> None:
-        """Write one finished line."""
+    def write(self, line: Any) -> None:
+        """Write one finished line, as the sink takes them."""
         if _State.sink is not None:
             _State.sink.write(line)
 
@@ -102,16 +108,22 @@ class _Out:
 def configure(level: str = "info", format: Format = "auto", *, descriptor: int = 2) -> None:
     """Set up structlog and stdlib logging to write to `descriptor`.
 
-    "auto" is the console when that is a terminal, else JSON lines. May be called again (a reload): loggers in use
-    follow. Raises KeyError for a level that does not exist.
+    "auto" is the console when that is a terminal, the journal when that is where it goes, else JSON lines. May be
+    called again (a reload): loggers in use follow. Raises KeyError for a level that does not exist, StartError, when
+    it logs JSON lines, for a journal that can't be had.
     """
     set_level(level)
     _occupy(descriptor)
     flush()
     terminal = os.isatty(descriptor)
     _State.console = format == "console" or (format == "auto" and terminal)
-    _State.render = _console(colors=terminal) if _State.console else _json
-    _State.sink = Sink(descriptor, _dropped)
+    journal = format == "journal" or (format == "auto" and journald.is_stream(descriptor))
+    send = journald.sender() if journal else None
+    if send is not None:
+        _State.render, _State.sink = _entry, JournalSink(send, _dropped)
+    else:
+        _State.render = _console(colors=terminal) if _State.console else _json
+        _State.sink = Sink(descriptor, _dropped)
     structlog.configure(
         processors=[_name, structlog.processors.add_log_level, _stamp, _exception, _render],
         wrapper_class=Logger,
@@ -124,6 +136,8 @@ def configure(level: str = "info", format: Format = "auto", *, descriptor: int =
     root.addHandler(_FromStdlib())
     logging.raiseExceptions = False  # stdlib would print a traceback of its own when a record cannot be written
     logging.captureWarnings(True)
+    if format == "journal" and send is None:
+        raise StartError(f"logging.format is journal, and systemd-python is missing: {REMEDY}")
 
 
 def set_level(level: str) -> None:
@@ -137,10 +151,13 @@ def reset() -> None:
     _State.sink = None
 
 
-def flush() -> None:
-    """Try again to write what a slow reader has not taken; costs nothing when there is nothing."""
+def flush(wait: float = 0.0) -> None:
+    """Try again to write what a slow reader has not taken; costs nothing when there is nothing.
+
+    `wait` is how long (s) the journal may take, which is written to elsewhere: for last words.
+    """
     if _State.sink is not None:
-        _State.sink.flush()
+        _State.sink.flush(wait)
 
 
 def utc_stamp(at: datetime | None = None) -> str:
@@ -171,9 +188,9 @@ def _occupy(descriptor: int) -> None:
             os.close(null)
 
 
-def _dropped(lines: int) -> str:
+def _dropped(lines: int) -> Any:
     fields = {"timestamp": utc_stamp(), "level": "warning", "event": "log_lines_dropped", "lines": lines}
-    return str(_State.render(None, "warning", fields))
+    return _State.render(None, "warning", fields)
 
 
 def _name(logger: WrappedLogger, _: str, fields: EventDict) -> EventDict:
@@ -201,8 +218,12 @@ def _exception(_: WrappedLogger, __: str, fields: EventDict) -> EventDict:
     return fields
 
 
-def _render(logger: WrappedLogger, method: str, fields: EventDict) -> str:
-    return str(_State.render(logger, method, fields))
+def _render(logger: WrappedLogger, method: str, fields: EventDict) -> tuple[tuple[Any], dict[str, Any]]:
+    return (_State.render(logger, method, fields),), {}
+
+
+def _entry(_: WrappedLogger, method: str, fields: EventDict) -> Any:
+    return journald.entry(method, fields)
 
 
 def _json(_: WrappedLogger, __: str, fields: EventDict) -> str:

@@ -48,8 +48,8 @@ class Sink:
             self._keep(data)
             self._drain()
 
-    def flush(self) -> None:
-        """Write what waits, as far as the reader takes it now."""
+    def flush(self, _: float = 0.0) -> None:
+        """Write what waits, as far as the reader takes it now: this is no reader to be waited for."""
         with self._lock:
             self._drain()
 

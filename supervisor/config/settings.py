@@ -244,8 +244,9 @@ class LoggingSettings(Section):
     level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     """The least that is logged. Default info."""
 
-    format: Literal["auto", "json", "console"] = "auto"
-    """`json`: an object a line; `console`: for people; `auto`, the default: console on a terminal, else json."""
+    format: Literal["auto", "json", "console", "journal"] = "auto"
+    """`json`: an object a line; `console`: for people; `journal`: systemd's, a field for each of ours; `auto`, the
+    default: console on a terminal, the journal where systemd leads stderr there, else json."""
 
 
 class Settings(Section):
