@@ -49,12 +49,11 @@ def run(path: Path, settings: Settings) -> int:
         manager = ServiceManager.find()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             failed = runner.run(Daemon(path, settings, manager).run())
-        manager.flush()
     except StartError as error:
         log.error("start_failed", reason=str(error))
         return 1
     finally:
-        logs.flush(logs.LAST_WORDS)
+        logs.flush()
     return 1 if failed else 0
 
 
@@ -124,8 +123,8 @@ class Daemon:
     async def _extend(self) -> None:
         """While workers of a predecessor are ended; each of them has its own limit."""
         while True:
-            await asyncio.sleep(EXTEND_EVERY)
             self._manager.extend()
+            await asyncio.sleep(EXTEND_EVERY)
 
     def _ticked(self) -> None:
         self._manager.tick(status_line(self.parts.controller, self.parts.control.last_reload, self._stop.is_set()))

@@ -1,19 +1,25 @@
 """The journal of systemd as the way out for log lines: each field of ours a field of its own, for journalctl to match.
 
-Owns the fields' names, the priorities, and the message ID of each kind of decision. Sent by systemd's own library, on a
-thread: a journal that does not listen costs lines, which are counted, not time.
+Owns the fields' names, the priorities, and the message ID of each kind of decision. Sent by systemd's own library. That
+blocks while the journal does not listen, with the interpreter locked (seen: after 30 s the watchdog bit), so its queue
+is looked at first: a journal that stands still costs lines, which are counted, not time.
 """
 
 import os
 import re
+import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from supervisor.core.display import printable
 from supervisor.core.sentences import Action
-from supervisor.outbox import Outbox
-from supervisor.sink import WAITING_BYTES
+from supervisor.sink import Backlog, takes_more
 
+# Where journald listens; libsystemd knows no other place.
+SOCKET = "/run/systemd/journal/socket"
+# How long a tick may wait for it while lines wait (s): one that listens reads hundreds of entries meanwhile.
+PATIENCE = 0.005
 IDENTIFIER = "infinity-supervisor"
 # As syslog numbers them.
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -59,16 +65,6 @@ def is_stream(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
     return (device, inode) == (str(found.st_dev), str(found.st_ino))
 
 
-def sender() -> Callable[..., object] | None:
-    """What sends an entry; None where systemd's library is missing."""
-    try:
-        from systemd import journal
-    except ImportError:
-        return None
-    send: Callable[..., object] = journal.sendv
-    return send
-
-
 def entry(level: str, fields: Mapping[str, Any]) -> Entry:
     """One log line as the journal takes it: `MESSAGE` for eyes, all else to be matched; what is None is left out."""
     event = str(fields["event"])
@@ -91,25 +87,46 @@ def entry(level: str, fields: Mapping[str, Any]) -> Entry:
     return tuple(_field(name, value) for name, value in named.items() if value is not None)
 
 
-class JournalSink:
-    """Sends entries to the journal, in order, from any thread. `notice` makes the one that tells how many were lost."""
+class JournalSink(Backlog[Entry]):
+    """Sends entries to the journal."""
 
-    def __init__(self, send: Callable[..., object], notice: Callable[[int], Entry]) -> None:
-        self._outbox: Outbox[Entry] = Outbox(lambda fields: send(*fields), WAITING_BYTES, "journal")
-        self._notice = notice
-        self.dropped = 0
+    def __init__(self, send: Callable[..., object], probe: socket.socket, notice: Callable[[int], object]) -> None:
+        super().__init__(notice)
+        self._send = send
+        self._probe = probe
+        self._until = 0.0
 
-    def write(self, fields: Entry) -> None:
-        """Send one entry, or lose it, when the journal is too far behind."""
-        if self.dropped and self._outbox.put(notice := self._notice(self.dropped), _size(notice)):
-            self.dropped = 0
-        if not self._outbox.put(fields, _size(fields)):
-            self.dropped += 1
+    @classmethod
+    def connected(cls, notice: Callable[[int], object]) -> "JournalSink | None":
+        """One for this host's journal; None where none listens, or systemd's library is missing."""
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            from systemd import journal
 
-    def flush(self, wait: float = 0.0) -> None:
-        """Wait until all is sent, so many seconds at most."""
-        if wait:
-            self._outbox.flush(wait)
+            probe.connect(SOCKET)
+        except (ImportError, OSError):
+            probe.close()
+            return None
+        return cls(journal.sendv, probe, notice)
+
+    def encode(self, line: object) -> Entry:
+        """It is one already: `entry` made it."""
+        assert isinstance(line, tuple)
+        return line
+
+    def writable(self) -> bool:
+        """Whether there is room in the journal's queue: a socket that is connected to it tells."""
+        return takes_more(self._probe.fileno(), max(0.0, self._until - time.monotonic()))
+
+    def flush(self) -> None:
+        """Send what waits. A queue may hold no more than ten entries, so the journal gets a moment to take more."""
+        self._until = time.monotonic() + PATIENCE
+        super().flush()
+        self._until = 0.0
+
+    def send(self, data: Entry) -> None:
+        """Hand it over, whole."""
+        self._send(*data)
 
 
 def _message(event: str, fields: Mapping[str, Any]) -> str:
@@ -124,7 +141,3 @@ def _message(event: str, fields: Mapping[str, Any]) -> str:
 
 def _field(name: str, value: object) -> bytes:
     return f"{name}={value}".encode("utf-8", "backslashreplace")
-
-
-def _size(fields: Entry) -> int:
-    return sum(map(len, fields))

@@ -22,13 +22,11 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from supervisor import journald
 from supervisor.core.display import printable
 from supervisor.errors import StartError
-from supervisor.journald import JournalSink
+from supervisor.journald import SOCKET, JournalSink
 from supervisor.service.manager import REMEDY
 from supervisor.sink import Sink
 
 Format = Literal["auto", "json", "console", "journal"]
-# For the last lines to reach the journal, when the process ends or becomes another program (s).
-LAST_WORDS = 1.0
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
@@ -118,9 +116,9 @@ def configure(level: str = "info", format: Format = "auto", *, descriptor: int =
     terminal = os.isatty(descriptor)
     _State.console = format == "console" or (format == "auto" and terminal)
     journal = format == "journal" or (format == "auto" and journald.is_stream(descriptor))
-    send = journald.sender() if journal else None
-    if send is not None:
-        _State.render, _State.sink = _entry, JournalSink(send, _dropped)
+    sink = JournalSink.connected(_dropped) if journal else None
+    if sink is not None:
+        _State.render, _State.sink = _entry, sink
     else:
         _State.render = _console(colors=terminal) if _State.console else _json
         _State.sink = Sink(descriptor, _dropped)
@@ -136,8 +134,10 @@ def configure(level: str = "info", format: Format = "auto", *, descriptor: int =
     root.addHandler(_FromStdlib())
     logging.raiseExceptions = False  # stdlib would print a traceback of its own when a record cannot be written
     logging.captureWarnings(True)
-    if format == "journal" and send is None:
-        raise StartError(f"logging.format is journal, and systemd-python is missing: {REMEDY}")
+    if format == "journal" and sink is None:
+        raise StartError(
+            f"logging.format is journal: no journal listens at {SOCKET}, or systemd-python is missing: {REMEDY}"
+        )
 
 
 def set_level(level: str) -> None:
@@ -151,13 +151,10 @@ def reset() -> None:
     _State.sink = None
 
 
-def flush(wait: float = 0.0) -> None:
-    """Try again to write what a slow reader has not taken; costs nothing when there is nothing.
-
-    `wait` is how long (s) the journal may take, which is written to elsewhere: for last words.
-    """
+def flush() -> None:
+    """Try again to write what a slow reader has not taken; costs nothing when there is nothing."""
     if _State.sink is not None:
-        _State.sink.flush(wait)
+        _State.sink.flush()
 
 
 def utc_stamp(at: datetime | None = None) -> str:

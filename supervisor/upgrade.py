@@ -65,7 +65,7 @@ class Upgrade:
         try:
             await asyncio.wait((handing, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
-                logs.flush(logs.LAST_WORDS)
+                logs.flush()
                 execute(handing.result(), self._settings().proxy.listen)
         finally:
             await cancelled([handing, stopping])

@@ -65,8 +65,7 @@ def kill(within: float = _WITHIN) -> int:
 def make_room() -> None:
     """Let systemd put the next supervisor where the last one began.
 
-    With controllers on for its children, which a killed supervisor leaves so, a group takes no process in, and systemd
-    before 254 can't start it in a leaf.
+    With controllers on for its children, which a killed supervisor leaves so, a group takes no process in (EBUSY).
     """
     place = own_groups(Path("/proc"), Path("/sys/fs/cgroup")).get(UNIFIED)
     if place is None or place.own.name != _CONTROL:

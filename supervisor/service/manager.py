@@ -1,19 +1,22 @@
 """What we tell the service manager: started, alive, at work on a reload, ending; and a line for `systemctl status`.
 
-Owns the notification socket, by systemd's own library. Decides nothing: it is told. `tick` is called when a tick of the
-control loop is finished, and nothing else feeds the watchdog or prolongs a drain.
+Owns what was not told yet. Decides nothing: it is told. `tick` is called when a tick of the control loop is finished,
+and nothing else feeds the watchdog or prolongs a drain.
+
+Told by systemd's own library. That blocks while PID 1 does not listen (a daemon-reload takes seconds on a large host,
+and a socket may hold no more than ten messages), so its queue is looked at first.
 """
 
 import os
+import socket
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 
 from supervisor.errors import StartError
-from supervisor.outbox import Outbox
+from supervisor.sink import takes_more
 
 REMEDY = "install it beside the supervisor: `pip install 'infinity-supervisor[systemd]'` (it needs libsystemd-dev, gcc)"
-# Of what waits for a manager that does not listen only so many ticks are kept.
-_WAITING = 8
 # A control loop counts as stuck after so many intervals (`Control.alive`): a watchdog with less patience gets as much.
 _TICKS = 5
 # An upgrade in place reads its program anew and may have to end workers before it ticks: as long as any other start.
@@ -25,9 +28,16 @@ EXTENSION, EXTEND_EVERY = 30.0, 5.0
 class ServiceManager:
     """The manager that started us; made by `find`. Where there is none, every call does nothing."""
 
-    def __init__(self, watchdog: float | None = None, outbox: "Outbox[str] | None" = None) -> None:
+    def __init__(
+        self,
+        watchdog: float | None = None,
+        notify: Callable[[str], object] | None = None,
+        listens: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._watchdog = watchdog
-        self._outbox = outbox
+        self._notify = notify
+        self._listens = listens
+        self._untold: deque[str] = deque()
         self._patience = watchdog
         self._told = ""
         self._busy = False  # draining or reloading: each tick asks for more time
@@ -50,7 +60,7 @@ class ServiceManager:
         usec = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         watchdog = int(usec) / 1e6 if ours and usec.isdigit() and int(usec) else None
-        return cls(watchdog, Outbox(daemon.notify, _WAITING, "service manager"))
+        return cls(watchdog, daemon.notify, _probe(environ["NOTIFY_SOCKET"]))
 
     def ready(self, interval: float) -> None:
         """Started, or done with a reload; ticks come every `interval` seconds from now on."""
@@ -70,12 +80,12 @@ class ServiceManager:
             lines.append(_usec("EXTEND_TIMEOUT_USEC", EXTENSION))
         if status != self._told:
             lines.append(_status(status))
-        if lines and self._say(*lines, size=1):
+        if self._drained() and lines and self._say(*lines):
             self._told = status
 
     def extend(self) -> None:
         """A start goes on: it takes longer than the manager may think."""
-        self._say(_usec("EXTEND_TIMEOUT_USEC", EXTENSION), size=1)
+        self._say(_usec("EXTEND_TIMEOUT_USEC", EXTENSION))
 
     def reloading(self) -> None:
         """A reload has begun; `ready` ends it."""
@@ -87,20 +97,34 @@ class ServiceManager:
         self.reloading()
         if self._watchdog is not None:
             self._say(_usec("WATCHDOG_USEC", max(self._patience or 0.0, _UPGRADE_WITHIN)), _status("upgrading"))
-        self.flush()
 
     def stopping(self) -> None:
         """We end: what was accepted is answered first."""
         self._busy = True
         self._say("STOPPING=1", _usec("EXTEND_TIMEOUT_USEC", EXTENSION))
 
-    def flush(self) -> None:
-        """Wait a moment for what is not told yet."""
-        if self._outbox is not None:
-            self._outbox.flush(1.0)
+    def _say(self, *lines: str) -> bool:
+        """Tell it, after what could not be told before; whether it could be."""
+        if self._notify is None:
+            return False
+        self._untold.append("\n".join(lines))
+        return self._drained()
 
-    def _say(self, *lines: str, size: int = 0) -> bool:
-        return self._outbox is not None and self._outbox.put("\n".join(lines), size)
+    def _drained(self) -> bool:
+        while self._notify is not None and self._untold and self._listens():
+            self._notify(self._untold.popleft())
+        return not self._untold
+
+
+def _probe(address: str) -> Callable[[], bool]:
+    """Whether there is room in the queue behind this address; True where that can't be found out."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        probe.connect("\0" + address[1:] if address.startswith("@") else address)
+    except OSError:
+        probe.close()
+        return lambda: True
+    return lambda: takes_more(probe.fileno())
 
 
 def _usec(name: str, seconds: float) -> str:

@@ -1,8 +1,8 @@
 """A reload that is waited for: what ExecReload= of the unit runs, and what the daemon leaves for it.
 
 `python -Im supervisor.service.reload PID` has the daemon read its configuration again (SIGHUP), waits for the outcome
-and tells it. It needs no port and no key: the file that is to be read may be wrong about both. What it was comes by a small
-file in the unit's runtime folder. Standard library only: it is started for each reload.
+and tells it. It needs no port and no key: the file that is to be read may be wrong about both. The outcome comes by a
+small file in the unit's runtime folder. Standard library only: it is started for each reload.
 """
 
 import json

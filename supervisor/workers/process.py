@@ -70,6 +70,7 @@ class Process:
         """
         popen = subprocess.Popen(argv, env=env, stdin=stdin, stdout=output, stderr=output, cwd=cwd, process_group=0)
         pidfd = -1
+        _unspare(popen.pid)
         try:
             pidfd = os.pidfd_open(popen.pid)
             return cls(popen.pid, pidfd, start_ticks(popen.pid) or 0, popen)
@@ -191,6 +192,13 @@ class AdoptedProcess(Process):
             ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
             if ended is not None and self.status is None:
                 self.status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def _unspare(pid: int) -> None:
+    """Where the kernel is told to spare us when memory runs out (OOMScoreAdjust=), it shall not spare a worker."""
+    with suppress(OSError, ValueError):
+        if int((_PROC / "self" / "oom_score_adj").read_text()) < 0:
+            (_PROC / str(pid) / "oom_score_adj").write_text("0")
 
 
 def start_ticks(pid: int) -> int | None:
