@@ -60,9 +60,9 @@ def run(path: Path, settings: Settings) -> int:
 class Daemon:
     """One running supervisor."""
 
-    def __init__(self, path: Path, settings: Settings, manager: ServiceManager) -> None:
+    def __init__(self, path: Path, settings: Settings, manager: ServiceManager | None = None) -> None:
         self.path = path
-        self._manager = manager
+        self._manager = manager or ServiceManager()
         self._read = settings
         self._stop = asyncio.Event()
         self._hurried = asyncio.Event()

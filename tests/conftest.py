@@ -30,3 +30,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(REAL):
             item.add_marker(pytest.mark.xdist_group("real"))
+        elif item.nodeid.startswith("tests/systemd/"):  # they share one that is booted, and measure nothing
+            item.add_marker(pytest.mark.xdist_group("systemd"))

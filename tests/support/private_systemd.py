@@ -111,6 +111,11 @@ class Host:
         )
         return [int(word) for word in found.stdout.split()]
 
+    def listeners(self) -> list[str]:
+        """What listens in there, by TCP: addresses as the kernel writes them."""
+        rows = [line.split() for line in Path(f"/proc/{self.pid1}/net/tcp").read_text().splitlines()[1:]]
+        return [row[1] for row in rows if row[3] == "0A"]
+
     # -- the supervisor ---------------------------------------------------------------------------------------------
 
     @staticmethod

@@ -1,5 +1,7 @@
 """`systemctl reload` waits for the outcome and tells it."""
 
+import pytest
+
 from tests.support.private_systemd import CONFIG, SERVICE, Host
 
 
@@ -35,6 +37,7 @@ def test_a_reload_is_waited_for_and_a_bad_file_changes_nothing(host: Host) -> No
     host.until(lambda: "last reload" not in host.show("StatusText"))
 
 
+@pytest.mark.long
 def test_sighup_is_shown_as_a_reload(host: Host) -> None:
     """Whoever sends the signal himself sees the unit reload, for as long as a model that goes is drained."""
     host.configure({"models": [host.model("m"), host.model("n", term_seconds=2)]})

@@ -30,7 +30,7 @@ def nothing_is_left(host: Host) -> bool:
         host.processes()
         or (host.root / f"sys/fs/cgroup/system.slice/{SERVICE}").exists()
         or (host.root / "run/infinity-supervisor").exists()
-        or host.run("ss", "-Hltn").stdout.strip()
+        or host.listeners()
     )
 
 
@@ -92,6 +92,7 @@ def test_after_a_crash_a_config_with_faults_ends_what_was_left(host: Host) -> No
     assert nothing_is_left(host)
 
 
+@pytest.mark.long
 def test_a_drain_takes_as_long_as_it_takes(host: Host) -> None:
     """Ticks prolong the stop: a request that takes longer than TimeoutStopSec= gets its answer."""
     host.configure({"models": [host.model("m", answer_seconds=2.5)]})
@@ -132,6 +133,7 @@ def test_a_start_may_end_workers_first(host: Host) -> None:
     assert worker not in host.processes()
 
 
+@pytest.mark.long
 def test_all_of_it_killed_at_once_comes_back(host: Host) -> None:
     """`systemctl kill -s KILL` reaches every process of the unit: supervisor and model come back."""
     host.start()
@@ -144,7 +146,8 @@ def test_all_of_it_killed_at_once_comes_back(host: Host) -> None:
 
 def test_a_blocked_loop_is_bitten(host: Host) -> None:
     """The watchdog ends a supervisor whose loop stands still, with a traceback; the next one takes the models over."""
-    host.drop_in(f"[Service]\nWatchdogSec=3\n{BLOCKABLE}")
+    host.configure({"models": [host.model("m")], "resource_monitor": {"check_interval": 0.3}})
+    host.drop_in(f"[Service]\nWatchdogSec=2\n{BLOCKABLE}")
     host.start()
     worker, supervisor = host.wait_ready("m")["pid"], host.main_pid()
     block(host)
