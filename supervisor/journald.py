@@ -90,7 +90,7 @@ def entry(level: str, fields: Mapping[str, Any]) -> Entry:
 class JournalSink(Backlog[Entry]):
     """Sends entries to the journal."""
 
-    def __init__(self, send: Callable[..., object], probe: socket.socket, notice: Callable[[int], object]) -> None:
+    def __init__(self, send: Callable[..., object], probe: int, notice: Callable[[int], object]) -> None:
         super().__init__(notice)
         self._send = send
         self._probe = probe
@@ -107,7 +107,7 @@ class JournalSink(Backlog[Entry]):
         except (ImportError, OSError):
             probe.close()
             return None
-        return cls(journal.sendv, probe, notice)
+        return cls(journal.sendv, probe.detach(), notice)  # for as long as this process is
 
     def encode(self, line: object) -> Entry:
         """It is one already: `entry` made it."""
@@ -116,7 +116,7 @@ class JournalSink(Backlog[Entry]):
 
     def writable(self) -> bool:
         """Whether there is room in the journal's queue: a socket that is connected to it tells."""
-        return takes_more(self._probe.fileno(), max(0.0, self._until - time.monotonic()))
+        return takes_more(self._probe, max(0.0, self._until - time.monotonic()))
 
     def flush(self) -> None:
         """Send what waits. A queue may hold no more than ten entries, so the journal gets a moment to take more."""

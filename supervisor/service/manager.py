@@ -124,7 +124,8 @@ def _probe(address: str) -> Callable[[], bool]:
     except OSError:
         probe.close()
         return lambda: True
-    return lambda: takes_more(probe.fileno())
+    descriptor = probe.detach()  # for as long as this process is
+    return lambda: takes_more(descriptor)
 
 
 def _usec(name: str, seconds: float) -> str:

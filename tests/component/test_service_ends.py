@@ -1,0 +1,73 @@
+"""A reload that is waited for, and what is left after an end: the unit's helpers, without a systemd."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from supervisor.service import leftovers, reload
+
+
+def test_a_reload_is_told_by_its_beginning(tmp_path: Path) -> None:
+    """An outcome of before it was asked for is none; the next one is, with its faults."""
+    environ = {"RUNTIME_DIRECTORY": str(tmp_path)}
+    reload.tell(reload.now(), ["of before"], environ)
+    received = threading.Event()
+    before = signal.signal(signal.SIGHUP, lambda *_: received.set())
+    try:
+
+        def answer() -> None:
+            received.wait(10)
+            reload.tell(reload.now(), ["f:1: x"], environ)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert reload.ask(os.getpid(), environ) == ["f:1: x"]
+        answering.join()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_supervisor_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+    """Its reload has failed."""
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    (fault,) = reload.ask(process.pid, {"RUNTIME_DIRECTORY": str(tmp_path)})
+    assert "it has not read its configuration" in fault
+
+
+@pytest.mark.parametrize("result", ["success", "exit-code", "timeout", "protocol", "resources", "start-limit-hit"])
+def test_only_accidents_leave_models(tmp_path: Path, result: str) -> None:
+    """A stop, and a start that came to nothing, are none; neither is a signal that comes in a stop."""
+    environ = {"RUNTIME_DIRECTORY": str(tmp_path), "SERVICE_RESULT": result}
+    assert not leftovers.crashed(environ)
+    for accident in ("signal", "core-dump", "watchdog", "oom-kill"):
+        assert leftovers.crashed({**environ, "SERVICE_RESULT": accident})
+    (tmp_path / leftovers.STOPPING).touch()
+    assert not leftovers.crashed({**environ, "SERVICE_RESULT": "signal"})
+
+
+@pytest.mark.parametrize("line", ["0::{}", "1:name=systemd:{}\n0::/"])
+def test_the_unit_is_known_by_its_group(tmp_path: Path, line: str) -> None:
+    """Of either version: processes of the unit and its sub-groups, not of one whose name begins alike, no zombies."""
+    places = {"self": "/u.service/.control", "2": "/u.service", "3": "/u.service/workers/m-1", "4": "/u.service2"}
+    for name, place in {**places, "5": "/u.service", "6": "/"}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "cgroup").write_text(line.format(place) + "\n")
+        (folder / "stat").write_text(f"{name} (x) y) {'Z' if name == '5' else 'S'} 1 1")
+    (tmp_path / "7").mkdir()
+    assert sorted(leftovers.others(tmp_path)) == [2, 3]
+
+
+def test_outside_a_unit_nobody_is_ours(tmp_path: Path) -> None:
+    """In the root group everybody would be."""
+    for name in ("self", "2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup").write_text("0::/\n")
+        (tmp_path / name / "stat").write_text("2 (x) S 1")
+    assert leftovers.others(tmp_path) == []
