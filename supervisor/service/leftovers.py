@@ -65,15 +65,16 @@ def kill(within: float = _WITHIN) -> int:
 def make_room() -> None:
     """Let systemd put the next supervisor where the last one began.
 
-    With controllers on for its children, which a killed supervisor leaves so, a group takes no process in (EBUSY).
+    With controllers on for its children, which a killed supervisor leaves so, a group takes no process in: systemd fails
+    with 219/CGROUP at every start (seen with 252).
     """
     place = own_groups(Path("/proc"), Path("/sys/fs/cgroup")).get(UNIFIED)
     if place is None or place.own.name != _CONTROL:
         return
     for group in (place.own.parent / "workers", place.own.parent):
-        for controller in ("cpu", "memory"):
-            with suppress(OSError):
-                (group / "cgroup.subtree_control").write_text(f"-{controller}")
+        switch = group / "cgroup.subtree_control"
+        with suppress(OSError):
+            switch.write_text(" ".join(f"-{controller}" for controller in switch.read_text().split()))
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.sense.cgroup import Hierarchy
 from supervisor.service import leftovers, reload
 
 
@@ -71,3 +72,23 @@ def test_outside_a_unit_nobody_is_ours(tmp_path: Path) -> None:
         (tmp_path / name / "cgroup").write_text("0::/\n")
         (tmp_path / name / "stat").write_text("2 (x) S 1")
     assert leftovers.others(tmp_path) == []
+
+
+def test_after_a_crash_the_units_group_takes_a_process_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever controllers are on for the groups below are switched off, those of the workers first; else nothing."""
+    written: list[tuple[str, str]] = []
+
+    def remember(path: Path, text: str) -> int:
+        written.append((str(path.parent.relative_to(tmp_path)), text))
+        return len(text)
+
+    for name in (".", "workers", ".control"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "cgroup.subtree_control").write_text("cpu memory\n")
+    monkeypatch.setattr(Path, "write_text", remember)
+    for own, expected in ((".control", [("workers", "-cpu -memory"), (".", "-cpu -memory")]), (".", [])):
+        place = Hierarchy(2, tmp_path, tmp_path / own)
+        monkeypatch.setattr(leftovers, "own_groups", lambda *_, place=place: {"": place})
+        leftovers.make_room()
+        assert written == expected
+        written.clear()

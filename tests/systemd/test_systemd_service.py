@@ -107,6 +107,7 @@ def test_a_drain_takes_as_long_as_it_takes(host: Host) -> None:
     assert host.show("Result") == "success"
 
 
+@pytest.mark.long
 def test_a_drain_that_hangs_is_not_prolonged(host: Host) -> None:
     """A supervisor that does not tick gets no more than TimeoutStopSec=; nothing of it is left."""
     host.drop_in(f"[Service]\nTimeoutStopSec=1\n{BLOCKABLE}")
