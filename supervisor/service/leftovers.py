@@ -1,7 +1,8 @@
 """What is left in the unit when the supervisor has ended: models, after a crash. What ExecStopPost= of the unit runs.
 
 `python -Im supervisor.service.leftovers` kills them, unless systemd is about to start the supervisor again, which then
-takes them over. systemd can't do this itself: KillMode=process leaves them alone always, every other mode never.
+takes them over; if it doesn't after all (somebody stopped it meanwhile, or it crashed too often), they are killed a
+little later. systemd can't do this itself: KillMode=process leaves them alone always, every other mode never.
 """
 
 import os
@@ -23,6 +24,8 @@ STOPPING = "stopping"
 _CONTROL = ".control"
 # Longer than this (s) stays only what hangs in the kernel, where no signal reaches it.
 _WITHIN, _POLL = 20.0, 0.02
+# A new start comes 0.5 s after a crash (RestartSec=). One that comes later than this (s) loads its models anew.
+_SUCCESSOR_WITHIN = 5.0
 
 
 def crashed(environ: Mapping[str, str]) -> bool:
@@ -65,7 +68,7 @@ def kill(within: float = _WITHIN) -> int:
 def make_room() -> None:
     """Let systemd put the next supervisor where the last one began.
 
-    With controllers on for its children, which a killed supervisor leaves so, a group takes no process in: systemd fails
+    With controllers on for its children, as a killed supervisor leaves it, a group takes no process in: systemd fails
     with 219/CGROUP at every start (seen with 252).
     """
     place = own_groups(Path("/proc"), Path("/sys/fs/cgroup")).get(UNIFIED)
@@ -77,15 +80,36 @@ def make_room() -> None:
             switch.write_text(" ".join(f"-{controller}" for controller in switch.read_text().split()))
 
 
+def successor(folder: Path, within: float = _SUCCESSOR_WITHIN) -> bool:
+    """Whether systemd starts the unit again: each start has a runtime folder of its own, made anew."""
+    before, until = _identity(folder), time.monotonic() + within
+    while _identity(folder) in (before, None):
+        if time.monotonic() > until:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
 def main() -> int:
     """The exit status: 1 when something could not be killed."""
     if crashed(os.environ):
         make_room()
-        return 0
+        if os.fork():
+            return 0  # systemd waits for us, and not for our child
+        os.setsid()
+        if successor(Path(os.environ["RUNTIME_DIRECTORY"].split(":")[0])):
+            return 0
     left = kill()
     if left:
         sys.stderr.write(f"{left} processes could not be killed: they hang in the kernel\n")
     return 1 if left else 0
+
+
+def _identity(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
 
 
 def _memberships(folder: Path) -> dict[str, str]:

@@ -81,6 +81,19 @@ def test_a_supervisor_killed_in_its_stop_leaves_nothing(host: Host) -> None:
     assert nothing_is_left(host)
 
 
+@pytest.mark.long
+def test_a_stop_right_after_a_crash_leaves_nothing(host: Host) -> None:
+    """Before the next start has begun nothing of a stop reaches us; the models are ended all the same, a bit later."""
+    host.drop_in("[Service]\nRestartSec=60\n")
+    host.start()
+    host.wait_ready("m")
+    host.systemctl("kill", "--kill-whom=main", "--signal=KILL", SERVICE)
+    host.until(lambda: host.show("SubState") == "auto-restart")
+    host.systemctl("stop", SERVICE)
+    assert host.show("ActiveState") != "active"
+    host.until(lambda: nothing_is_left(host))
+
+
 def test_after_a_crash_a_config_with_faults_ends_what_was_left(host: Host) -> None:
     """Where the next start can't be, no model goes on without anybody who looks after it."""
     host.start()
