@@ -11,6 +11,7 @@ import pytest
 
 from supervisor.sense.cgroup import Hierarchy
 from supervisor.service import leftovers, reload
+from supervisor.workers import process
 
 
 def test_a_reload_is_told_by_its_beginning(tmp_path: Path) -> None:
@@ -92,3 +93,16 @@ def test_after_a_crash_the_units_group_takes_a_process_again(tmp_path: Path, mon
         leftovers.make_room()
         assert written == expected
         written.clear()
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("-500", "0"), ("0", "-500"), ("300", "-500")])
+def test_where_we_are_spared_a_worker_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str, theirs: str
+) -> None:
+    """OOMScoreAdjust= below 0 is the supervisor's; what it starts inherits it, and gives it back. Any other is kept."""
+    for name, score in (("self", ours), ("4711", "-500")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "oom_score_adj").write_text(score)
+    monkeypatch.setattr(process, "_PROC", tmp_path)
+    process._unspare(4711)
+    assert (tmp_path / "4711/oom_score_adj").read_text() == theirs

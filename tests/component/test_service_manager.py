@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,21 @@ def test_without_the_library_a_start_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "systemd", None)
     with pytest.raises(StartError, match=r"systemd-python is missing: .*pip install 'infinity-supervisor\[systemd\]'"):
         ServiceManager.find({"NOTIFY_SOCKET": "/run/systemd/notify"})
+
+
+def test_the_daemon_says_so_and_ends(tmp_path: Path) -> None:
+    """The whole daemon, where the library can't be imported: one line with the remedy, and a failure."""
+    (tmp_path / "systemd.py").write_text("raise ImportError('it is not installed')\n")
+    config = tmp_path / "supervisor.yaml"
+    config.write_text(f"state_dir: {tmp_path}\nmodels: [{{name: m, model_id: nobody/nothing, preload: false}}]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "supervisor", "run", "-c", str(config)],
+        env={**os.environ, "NOTIFY_SOCKET": "/nonexistent", "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "pip install 'infinity-supervisor[systemd]'" in line
