@@ -226,7 +226,7 @@ def what_next() -> str:
     """What the operator does now."""
     if run(["systemctl", "is-active", "--quiet", SERVICE], check=False).returncode == 0:
         return f"""
-The old version still runs. To change over without a failed request: systemctl kill -s USR2 {SERVICE}
+The old version still runs. To change over without a failed request: systemctl kill --kill-whom=main -s USR2 {SERVICE}
 After a change of the unit: systemctl restart {SERVICE}"""
     return f"""
 Next:

@@ -55,10 +55,12 @@ def test_from_nothing_to_an_answer_and_back(empty: Host) -> None:
     assert host.main_pid() == pid
     assert "infinity.service" in host.run("sh", "-c", "cat /etc/polkit-1/rules.d/50-infinity-supervisor-*").stdout
     host.systemctl("reload", SERVICE)
-    host.systemctl("kill", "-s", "USR2", SERVICE)
+    worker = host.worker("minilm")["pid"]
+    host.systemctl("kill", "--kill-whom=main", "-s", "USR2", SERVICE)
     host.until(lambda: len(host.journal("_SYSTEMD_UNIT=" + SERVICE, "EVENT=started")) >= 2, 60, "no upgrade")
     assert host.embed("minilm") == 200
     assert host.main_pid() == pid
+    assert host.worker("minilm")["pid"] == worker
 
     said = install(host, "--uninstall")
     assert f"Kept: {CONFIG.parent}" in said
