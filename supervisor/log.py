@@ -20,7 +20,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from supervisor import journald
-from supervisor.core.display import printable
+from supervisor.core.display import CONTROLS, printable
 from supervisor.errors import StartError
 from supervisor.journald import SOCKET, JournalSink
 from supervisor.service.manager import REMEDY
@@ -224,10 +224,12 @@ def _entry(_: WrappedLogger, method: str, fields: EventDict) -> Any:
 
 
 def _json(_: WrappedLogger, __: str, fields: EventDict) -> str:
-    """One JSON object in one line: stamp, level and event first."""
+    """One JSON object in one line: stamp, level and event first; nothing in it that a terminal would obey."""
     ordered = {key: fields.pop(key) for key in ("timestamp", "level", "event")} | dict(fields)
     try:
-        return orjson.dumps(ordered, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+        line = orjson.dumps(ordered, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+        # JSON asks for C0 controls to be escaped, but not for DEL, C1 (CSI is one) or marks that turn the text around.
+        return line if line.isprintable() else CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
     except (TypeError, ValueError):  # lone surrogates, numbers beyond 64 bits: rare, and the slow way can do them
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in ordered.items()}
         return json.dumps(finite, default=repr, skipkeys=True)
