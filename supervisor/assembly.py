@@ -20,6 +20,7 @@ from supervisor.backstop import CpuBackstop
 from supervisor.config import Settings, diff, effective, with_fixed_kept
 from supervisor.control import Control
 from supervisor.controller import Controller
+from supervisor.credentials import ApiKeys, admin_token
 from supervisor.journal import Journal
 from supervisor.metrics import Metrics
 from supervisor.proxy.catalog import ModelEntry
@@ -121,12 +122,22 @@ class Assembly:
             logs=lambda name, *which: logfile.read(state.logs, wiring.process_of(self.settings, name), *which),
         )
         admin = settings.admin.address
-        self.admin = AdminServer(self.control, self.metrics, admin.host, admin.port)
+        self.admin = AdminServer(
+            self.control,
+            self.metrics,
+            admin.host,
+            admin.port,
+            token=admin_token(settings.admin.token_file),
+            socket=settings.admin.socket,
+        )
         agent = settings.admin.agent_address
         self.agent = AgentServer(self.control.agent_line, (agent.host, agent.port) if agent is not None else None)
         self.proxy = ProxyServer(
             self.dispatcher, settings.proxy.listen, settings.proxy.max_body_bytes, self._catalogue, self.metrics
         )
+        self.proxy.callers.trusted = wiring.trusted_proxies(settings)
+        self._keys = ApiKeys(self.proxy.callers.set_keys, settings.proxy.api_keys_file)
+        self._keys.start()
 
     async def start(self, on_loop_end: Callable[["asyncio.Task[None]"], None]) -> None:
         """Begin to serve, or StartError; `on_loop_end` is told when the control loop ends."""
@@ -141,7 +152,8 @@ class Assembly:
         await self.pool.start()
         self._restore_pause()
         asking = asyncio.create_task(self._queues.run(), name="Infinity's own word")
-        stack.push_async_callback(cancelled, [asking])
+        looking = asyncio.create_task(self._keys.run(), name="API keys")
+        stack.push_async_callback(cancelled, [asking, looking])
         ticking = asyncio.create_task(self.controller.run(), name="control loop")
         ticking.add_done_callback(on_loop_end)
         stack.push_async_callback(cancelled, [ticking])
@@ -157,6 +169,7 @@ class Assembly:
         self.metrics.set_models(model.name for model in new.models)
         self.dispatcher.configure(wiring.served_models(new), wiring.queue_limits(new, total_memory()))
         self.proxy.set_max_body_bytes(new.proxy.max_body_bytes)
+        self._let_in(new)
         if "resource_monitor.scope" in changes.live:
             self.monitor.close()
             self.monitor = self.controller.sampler = Monitor(new.resource_monitor.scope)
@@ -175,6 +188,12 @@ class Assembly:
             "models_removed": list(changes.models_removed),
             "models_restarted": list(changes.models_changed),
         }
+
+    def _let_in(self, new: Settings) -> None:
+        """Callers show what these settings ask for."""
+        self.proxy.callers.trusted = wiring.trusted_proxies(new)
+        self._keys.set_path(new.proxy.api_keys_file)
+        self.admin.set_token(admin_token(new.admin.token_file, self.admin.token))
 
     # -- what the parts ask of each other ---------------------------------------------------------------------------
 

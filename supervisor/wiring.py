@@ -1,11 +1,13 @@
 """From settings to what each part is given: worker specs, served models, queue limits. Values in, values out."""
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from types import MappingProxyType
 
 from supervisor.config import ModelSettings, Settings, parse_url, queue_bytes
 from supervisor.config.groups import processes
 from supervisor.core.payload import DEFAULT_MAX_INPUTS
+from supervisor.proxy.callers import Network
 from supervisor.proxy.dispatcher import QueueLimits, ServedModel
 from supervisor.workers.launch import Elsewhere, Member, WorkerSpec
 
@@ -72,7 +74,7 @@ def worker_specs(settings: Settings) -> tuple[WorkerSpec, ...]:
             stop_timeout=infinity.stop_timeout,
             stall_timeout=infinity.stall_timeout,
             warm_spare=infinity.warm_spare and model.url is None,
-            elsewhere=_elsewhere(model),
+            elsewhere=_elsewhere(settings, model),
         )
         for name, (model, *others) in processes_of.items()
     )
@@ -88,6 +90,7 @@ def served_models(settings: Settings) -> tuple[ServedModel, ...]:
             batch_size=settings.batch_controller.max_batch_size,
             counts_characters=_counts_characters(settings, model),
             group=model.group,
+            passes_keys=_passes_keys(settings, model),
         )
         for model in settings.models
     )
@@ -105,6 +108,11 @@ def queue_limits(settings: Settings, total_memory: int) -> QueueLimits:
     )
 
 
+def trusted_proxies(settings: Settings) -> tuple[Network, ...]:
+    """The networks of proxies that speak for the clients behind them."""
+    return tuple(ip_network(text) for text in settings.proxy.trusted_proxies)
+
+
 def names(settings: Settings) -> dict[str, str]:
     """Every name and alias, and the model's name behind it."""
     return {alias: model.name for model in settings.models for alias in (model.name, *model.aliases)}
@@ -119,12 +127,18 @@ def _environment(settings: Settings, model: ModelSettings) -> dict[str, str]:
     return {**settings.infinity.env, **model.env}
 
 
-def _elsewhere(model: ModelSettings) -> Elsewhere | None:
+def _elsewhere(settings: Settings, model: ModelSettings) -> Elsewhere | None:
     """Where the Infinity of a model runs that is not ours to run."""
     if model.url is None:
         return None
     address = parse_url(model.url)
-    return Elsewhere(address.host, address.port, model.api_key_file, model.pid_file, model.systemd_unit)
+    clients_keys = _passes_keys(settings, model)
+    return Elsewhere(address.host, address.port, model.api_key_file, model.pid_file, model.systemd_unit, clients_keys)
+
+
+def _passes_keys(settings: Settings, model: ModelSettings) -> bool:
+    """Whether clients' keys are for this model's Infinity: for none of ours, and not where they are for the proxy."""
+    return model.url is not None and model.api_key_file is None and settings.proxy.api_keys_file is None
 
 
 def _max_inputs(settings: Settings, model: ModelSettings) -> int:

@@ -29,7 +29,10 @@ _MODELS = "/api/v1/models/"
 class Api:
     """The handlers of one listener."""
 
-    def __init__(self, control: Control, metrics: Metrics, streams: EventStreams, listen_host: str) -> None:
+    def __init__(
+        self, control: Control, metrics: Metrics, streams: EventStreams, listen_host: str, token: str | None = None
+    ) -> None:
+        self.token = token
         self._control = control
         self._metrics = metrics
         self._streams = streams
@@ -62,10 +65,9 @@ class Api:
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        host, origin = request.headers.get("Host"), request.headers.get("Origin")
-        refused = guard.refusal(request.method, request.path, host, origin, self._listen_host)
+        refused = guard.refusal(request.method, request.path, request.headers, self._listen_host, self.token)
         if refused is not None:
-            return problem(403, *refused)
+            return problem(*refused, {"WWW-Authenticate": "Bearer"} if refused[0] == 401 else None)
         return await handler(request)
 
     # -- looks -------------------------------------------------------------------------------------------------------

@@ -1,25 +1,42 @@
-"""Keeps web pages out: the admin listener has no token, so what a browser can be tricked into sending is refused.
+"""Keeps out who has no token, where one is asked for, and web pages: what a browser can be tricked into sending.
 
-Two checks. The Host must be this machine's own name for itself, else a page whose name was pointed at 127.0.0.1 (DNS
-rebinding) could read everything. A call that changes something and names an Origin must name this very listener.
+Two checks of pages. The Host must be this machine's own name for itself, else a page whose name was pointed at
+127.0.0.1 (DNS rebinding) could read everything; a listener that asks for a token may have any name, for no page knows
+the token. A call that changes something and names an Origin must name this very listener.
 """
 
+import hmac
 import ipaddress
+from collections.abc import Mapping
 
 # Probes come by whatever name the prober knows, and learn only yes or no.
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def refusal(method: str, path: str, host: str | None, origin: str | None, listen_host: str) -> tuple[str, str] | None:
-    """(reason, message) when the call must not be answered, else None. `host` and `origin` are the headers' values."""
+def refusal(
+    method: str, path: str, headers: Mapping[str, str], listen_host: str, token: str | None = None
+) -> tuple[int, str, str] | None:
+    """(status, reason, message) when the call must not be answered, else None. `headers` don't mind upper case."""
     if path in OPEN_PATHS:
         return None
-    if host is not None and not host_allowed(host, listen_host):  # no browser leaves Host out
-        return "forbidden_host", f"the Host {host!r} is not an address of this listener: use localhost or {listen_host}"
+    host, origin = headers.get("Host"), headers.get("Origin")
+    if token is not None and not has_token(headers.get("Authorization"), token):
+        text = "no valid token: send `Authorization: Bearer TOKEN`, the one in admin.token_file"
+        return 401, "unauthorized", text
+    if token is None and host is not None and not host_allowed(host, listen_host):  # no browser leaves Host out
+        text = f"the Host {host!r} is not an address of this listener: use localhost or {listen_host}"
+        return 403, "forbidden_host", text
     if method not in SAFE_METHODS and origin is not None and not same_origin(origin, host):
-        return "forbidden_origin", f"a page from {origin!r} may not change anything here"
+        return 403, "forbidden_origin", f"a page from {origin!r} may not change anything here"
     return None
+
+
+def has_token(authorization: str | None, token: str) -> bool:
+    """Whether an Authorization header is `Bearer` and the token; how long that takes to tell says nothing."""
+    scheme, _, sent = (authorization or "").partition(" ")
+    same = hmac.compare_digest(sent.strip().encode(errors="surrogateescape"), token.encode())
+    return same and scheme.lower() == "bearer"
 
 
 def host_allowed(host: str, listen_host: str) -> bool:

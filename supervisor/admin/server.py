@@ -11,6 +11,7 @@ from aiohttp import web
 from supervisor.admin.api import Api
 from supervisor.admin.control import Control
 from supervisor.admin.events import EventStreams
+from supervisor.admin.unix_socket import UnixSocket
 from supervisor.errors import StartError
 from supervisor.metrics import Metrics
 
@@ -21,14 +22,30 @@ LINGER_SECONDS = 1.0
 
 
 class AdminServer:
-    """`GET /healthz … POST /api/v1/reload` on one address."""
+    """`GET /healthz … POST /api/v1/reload` on one address, and on the unix socket at `socket`.
 
-    def __init__(self, control: Control, metrics: Metrics, host: str, port: int) -> None:
+    Callers of the address need the `token`, where there is one; whoever may write to the socket needs none.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        metrics: Metrics,
+        host: str,
+        port: int,
+        *,
+        token: str | None = None,
+        socket: str | None = None,
+    ) -> None:
         self._host = host.strip("[]")
         self._port = port
         self._streams = EventStreams(control)
-        self._api = Api(control, metrics, self._streams, self._host)
+        self._api = Api(control, metrics, self._streams, self._host, token)
+        self._local = Api(control, metrics, self._streams, "localhost")
+        self._socket_path = socket
+        self._socket: UnixSocket | None = None
         self._runner: web.AppRunner | None = None
+        self._local_runner: web.AppRunner | None = None
         self._feed: asyncio.Task[None] | None = None
 
     @property
@@ -38,16 +55,18 @@ class AdminServer:
             return int(self._runner.addresses[0][1])
         return self._port
 
+    @property
+    def token(self) -> str | None:
+        """The token that is asked for."""
+        return self._api.token
+
+    def set_token(self, token: str | None) -> None:
+        """The token that is asked for from now on."""
+        self._api.token = token
+
     async def start(self) -> None:
-        """Listen. Raises StartError when the address can't be had."""
-        self._runner = web.AppRunner(
-            self._api.application(),
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=CLOSE_SECONDS,
-            lingering_time=LINGER_SECONDS,
-        )
-        await self._runner.setup()
+        """Listen. Raises StartError when the address, or the socket, can't be had."""
+        self._runner = await _runner(self._api)
         try:
             await web.TCPSite(self._runner, self._host, self._port, reuse_address=True).start()
         except OSError as error:
@@ -56,6 +75,10 @@ class AdminServer:
                 f"admin.listen {self._host}:{self._port}: {error.strerror or error}; "
                 "stop what listens there, or set another admin.listen"
             ) from error
+        if self._socket_path is not None:
+            self._socket = UnixSocket(self._socket_path)
+            self._local_runner = await _runner(self._local)
+            await web.SockSite(self._local_runner, self._socket.listener).start()
         self._feed = asyncio.create_task(self._streams.run(), name="admin: event streams")
 
     async def close(self) -> None:
@@ -65,5 +88,20 @@ class AdminServer:
             self._feed.cancel()
             with suppress(asyncio.CancelledError):
                 await self._feed
-        if self._runner is not None:
-            await self._runner.cleanup()
+        for runner in (self._runner, self._local_runner):
+            if runner is not None:
+                await runner.cleanup()
+        if self._socket is not None:
+            self._socket.remove()
+
+
+async def _runner(api: Api) -> web.AppRunner:
+    runner = web.AppRunner(
+        api.application(),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=CLOSE_SECONDS,
+        lingering_time=LINGER_SECONDS,
+    )
+    await runner.setup()
+    return runner

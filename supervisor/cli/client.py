@@ -15,6 +15,8 @@ from urllib.parse import quote, urlsplit
 DEFAULT_ADDRESS = "http://127.0.0.1:7998"
 DEFAULT_CONFIG = "/etc/infinity-supervisor/supervisor.yaml"
 ENVIRONMENT = "INFINITY_SUPERVISOR_ADMIN"
+TOKEN_FILE = "INFINITY_SUPERVISOR_TOKEN_FILE"
+MOST_TOKEN_BYTES = 8192
 LOOK_SECONDS = 10.0  # for what the daemon answers at once
 # For what waits for an outcome. The daemon has limits of its own and says so; this one only ends a dead connection.
 ACT_SECONDS = 3600.0
@@ -53,18 +55,68 @@ def parse(text: str) -> Address:
 
 
 def default_address(config: str = DEFAULT_CONFIG) -> Address:
-    """The admin address in the config at its default path, or the default one when there is none that can be read."""
+    """The admin address in the config at its default path, or the default one when there is none that can be read.
+
+    A unix socket comes first where this user may write to it: no token is asked for there.
+    """
+    admin = _admin_section(config)
+    path = admin.get("socket")
+    if isinstance(path, str) and os.access(path, os.W_OK):
+        return parse(f"unix:{path}")
+    # What is wrong with that file, `check-config` tells; here it names no address.
+    return _listener(admin) or parse(DEFAULT_ADDRESS)
+
+
+def default_token_file(address: Address, config: str = DEFAULT_CONFIG) -> str | None:
+    """`admin.token_file` of the config at its default path, for the very address it is for: no other is to see it.
+
+    None where this user may not read it: what answers without a token still does.
+    """
+    admin = _admin_section(config)
+    written, listener = admin.get("token_file"), _listener(admin) or parse(DEFAULT_ADDRESS)
+    if not isinstance(written, str) or (_by_number(address.host), address.port) != (listener.host, listener.port):
+        return None
+    path = os.path.join(os.path.dirname(config), os.path.expanduser(written))
+    return path if os.access(path, os.R_OK) else None
+
+
+def read_token(path: str) -> str:
+    """The token in a file; CallFailed when it can't be read."""
+    try:
+        with open(path, encoding="ascii") as file:
+            token = file.read(MOST_TOKEN_BYTES).strip()
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise CallFailed(f"the token in {path} can't be read: {reason}") from error
+    if not token or not token.isprintable():
+        raise CallFailed(f"there is no token of one line in {path}")
+    return token
+
+
+def _admin_section(config: str) -> Mapping[str, Any]:
     if not os.access(config, os.R_OK):
-        return parse(DEFAULT_ADDRESS)
+        return {}
     import yaml
 
     try:
         with open(config, "rb") as file:
-            listen = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["admin"]["listen"]
-        host, _, port = str(listen).rpartition(":")
-        return parse(f"http://{_reachable(host)}:{int(port)}")
+            admin = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["admin"]
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
-        return parse(DEFAULT_ADDRESS)  # what is wrong with that file, `check-config` tells; here it names no address
+        return {}
+    return admin if isinstance(admin, Mapping) else {}
+
+
+def _listener(admin: Mapping[str, Any]) -> Address | None:
+    """Where `admin.listen` can be reached from this machine; None where it is not written, or no address."""
+    host, _, port = str(admin.get("listen", "")).rpartition(":")
+    try:
+        return parse(f"http://{_reachable(host)}:{int(port)}")
+    except ValueError:
+        return None
+
+
+def _by_number(host: str) -> str:
+    return "127.0.0.1" if host == "localhost" else host
 
 
 def _reachable(host: str) -> str:
@@ -87,10 +139,11 @@ class _UnixConnection(HTTPConnection):
 
 
 class Daemon:
-    """The daemon behind one address; every call is a connection of its own."""
+    """The daemon behind one address; every call is a connection of its own, and shows the token in `token_file`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, token_file: str | None = None) -> None:
         self.address = address
+        self.token_file = token_file
 
     def get(self, path: str) -> Any:
         """A look; the parsed answer."""
@@ -119,6 +172,8 @@ class Daemon:
         )
         content = None if body is None else json.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
+        if self.token_file is not None:
+            headers["Authorization"] = f"Bearer {read_token(self.token_file)}"
         try:
             connection.request(method, path, content, headers)
             response = connection.getresponse()
@@ -145,6 +200,10 @@ def _understood(status: int, raw: bytes, address: Address) -> Any:
         message = answer["error"]["message"]
     except (ValueError, KeyError, TypeError) as error:
         raise CallFailed(_stranger(address)) from error
+    if status == 401:
+        raise CallFailed(
+            f"the daemon at {address.text} asks for a token: name its file with --token-file or {TOKEN_FILE}"
+        )
     raise CallFailed(str(message))
 
 

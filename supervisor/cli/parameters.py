@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_TOKEN_FILE = "supervisor.token_file"
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 
@@ -55,15 +56,30 @@ def daemon_at(text: str) -> "Daemon":
         raise click.BadParameter(str(error)) from error
 
 
+def _remember(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    context.meta[_TOKEN_FILE] = path
+
+
 def admin_option(function: F) -> F:
-    """`--admin`: every command that talks to a daemon has it; see `daemon()`."""
+    """`--admin` and `--token-file`: every command that talks to a daemon has them; see `daemon()`."""
+    function = click.option(
+        "--token-file",
+        type=click.Path(dir_okay=False),
+        envvar="INFINITY_SUPERVISOR_TOKEN_FILE",
+        show_envvar=True,
+        expose_value=False,
+        callback=_remember,
+        metavar="FILE",
+        help="File with the admin API's token, where it asks for one. Default: admin.token_file of "
+        "/etc/infinity-supervisor/supervisor.yaml for the address that is written there.",
+    )(function)
     return click.option(
         "--admin",
         type=daemon_at,
         envvar="INFINITY_SUPERVISOR_ADMIN",
         show_envvar=True,
         metavar="URL|unix:PATH",
-        help="Where the daemon's admin listener is. Default: admin.listen of "
+        help="Where the daemon's admin listener is. Default: admin.socket, if you may write to it, or admin.listen of "
         "/etc/infinity-supervisor/supervisor.yaml, else http://127.0.0.1:7998.",
     )(function)
 
@@ -90,6 +106,8 @@ def one_line_errors() -> Iterator[None]:
 
 def daemon(admin: "Daemon | None") -> "Daemon":
     """The daemon that `--admin` names, or the one at the default address."""
-    from supervisor.cli.client import Daemon, default_address
+    from supervisor.cli.client import Daemon, default_address, default_token_file
 
-    return admin if admin is not None else Daemon(default_address())
+    found = admin if admin is not None else Daemon(default_address())
+    found.token_file = click.get_current_context().meta.get(_TOKEN_FILE) or default_token_file(found.address)
+    return found

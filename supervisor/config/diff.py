@@ -6,8 +6,19 @@ from typing import Any
 
 from supervisor.config.settings import ModelSettings, Settings
 
-NEEDS_RESTART = frozenset({"proxy.listen", "admin.listen", "admin.agent_listen", "state_dir", "logging.format"})
-"""What is fixed while the daemon runs: sockets, the locked folder and the way out of the log."""
+NEEDS_RESTART = frozenset(
+    {
+        "proxy.listen",
+        "admin.listen",
+        "admin.socket",
+        "admin.token_file",
+        "admin.agent_listen",
+        "state_dir",
+        "logging.format",
+    }
+)
+"""What is fixed while the daemon runs: sockets and whether one asks for a token, the locked folder and the way out of
+the log."""
 
 _LAUNCH = ("model_id", "engine", "device", "device_id", "args", "env", "group")  # of a model
 _ATTACHED = ("url", "api_key_file", "pid_file", "systemd_unit")  # of one that something else runs

@@ -69,3 +69,8 @@ class ConfigError(SupervisorError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("\n".join(str(fault) for fault in faults))
         self.faults = tuple(faults)
+
+
+def shown(path: str) -> str:
+    """A file's path as a message has it: of one line, and not endless."""
+    return shortened(path if path.isprintable() else repr(path), 250)

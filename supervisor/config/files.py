@@ -5,12 +5,18 @@ The only part of config, besides `load`, that looks at the host.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path as FilePath
+from typing import TypeVar
 
-from supervisor.config.faults import Problem, shortened
+from supervisor.config import credentials
+from supervisor.config.faults import Path, Problem, shown
+from supervisor.config.section import Section
 from supervisor.config.settings import ModelSettings, Settings
 
+SectionT = TypeVar("SectionT", bound=Section)
+# `sun_path` has 108 bytes, the last one a zero (unix(7)).
+_LONGEST_SOCKET = 107
 _PATH_BEGINNINGS = ("/", "./", "../", "~")
 
 
@@ -32,6 +38,8 @@ def resolved(settings: Settings, folder: FilePath) -> Settings:
         update={
             "infinity": settings.infinity.model_copy(update={"command": (program, *words)}),
             "models": models,
+            "proxy": _with_paths(settings.proxy, ("api_keys_file",), folder),
+            "admin": _with_paths(settings.admin, ("socket", "token_file"), folder),
             "state_dir": None if settings.state_dir is None else _absolute(settings.state_dir, folder),
         }
     )
@@ -42,21 +50,29 @@ def problems(settings: Settings) -> Iterator[Problem]:
     program = settings.infinity.command[0]
     if "/" in program and _is_used(settings):
         if not os.path.exists(program):
-            message = f"{_shown(program)} is not there; allowed: a program that is"
+            message = f"{shown(program)} is not there; allowed: a program that is"
             yield Problem(("infinity", "command", 0), message)
         elif os.path.isdir(program) or not os.access(program, os.X_OK):
-            message = f"{_shown(program)} can't be executed; allowed: a program that this user may run"
+            message = f"{shown(program)} can't be executed; allowed: a program that this user may run"
             yield Problem(("infinity", "command", 0), message)
     for index, model in enumerate(settings.models):
         if model.model_id and is_path(model.model_id) and not os.path.isdir(model.model_id):
             what = "is no folder" if os.path.exists(model.model_id) else "is not there"
-            message = f"{_shown(model.model_id)} {what}; allowed: a folder, or an id at the hub, which begins otherwise"
+            message = f"{shown(model.model_id)} {what}; allowed: a folder, or an id at the hub, which begins otherwise"
             yield Problem(("models", index, "model_id"), message)
         if model.api_key_file and not (os.path.isfile(model.api_key_file) and os.access(model.api_key_file, os.R_OK)):
-            message = f"{_shown(model.api_key_file)} is no file that this user may read; allowed: one that is"
+            message = f"{shown(model.api_key_file)} is no file that this user may read; allowed: one that is"
             yield Problem(("models", index, "api_key_file"), message)
+    for where, file, read in _credentials(settings):
+        try:
+            read(file)
+        except ValueError as error:
+            yield Problem(where, str(error))
+    if settings.admin.socket is not None and len(os.fsencode(settings.admin.socket)) > _LONGEST_SOCKET:
+        message = f"longer than the {_LONGEST_SOCKET} bytes that a socket's path may have; allowed: a shorter one"
+        yield Problem(("admin", "socket"), message)
     if settings.state_dir is not None and os.path.exists(settings.state_dir) and not os.path.isdir(settings.state_dir):
-        message = f"{_shown(settings.state_dir)} is no folder; allowed: a folder, which need not be there yet"
+        message = f"{shown(settings.state_dir)} is no folder; allowed: a folder, which need not be there yet"
         yield Problem(("state_dir",), message)
 
 
@@ -65,16 +81,20 @@ def remarks(settings: Settings, folder: FilePath, environ: Mapping[str, str]) ->
     program = settings.infinity.command[0]
     path = settings.infinity.env.get("PATH", environ.get("PATH"))
     if program and "/" not in program and _is_used(settings) and shutil.which(program, path=path) is None:
-        message = f"{_shown(program)} is not in PATH here, and `run` needs it: install it, or write its full path"
+        message = f"{shown(program)} is not in PATH here, and `run` needs it: install it, or write its full path"
         yield Problem(("infinity", "command", 0), message)
     for index, model in enumerate(settings.models):
         name = model.model_id
         if name and not is_path(name) and os.path.isdir(os.path.join(folder, name)):
-            message = f"is taken for an id at the hub; for the folder beside this file write ./{_shown(name)}"
+            message = f"is taken for an id at the hub; for the folder beside this file write ./{shown(name)}"
             yield Problem(("models", index, "model_id"), message)
         if model.api_key_file and (mode := _mode(model.api_key_file)) & 0o077:
-            message = f"others may use {_shown(model.api_key_file)} (mode {mode:o}): `chmod 600` keeps the key private"
+            message = f"others may use {shown(model.api_key_file)} (mode {mode:o}): `chmod 600` keeps the key private"
             yield Problem(("models", index, "api_key_file"), message)
+    for where, file, _ in _credentials(settings):
+        if (mode := _mode(file)) & 0o027:
+            message = f"others may use {shown(file)} (mode {mode:o}): `chmod 640` keeps it from them"
+            yield Problem(where, message)
 
 
 def _is_used(settings: Settings) -> bool:
@@ -92,16 +112,26 @@ def _paths(model: ModelSettings) -> Iterator[tuple[str, str]]:
         yield "pid_file", model.pid_file
 
 
+def _credentials(settings: Settings) -> Iterator[tuple[Path, str, Callable[[str], object]]]:
+    """The files that say who is let in, where they are written, and how they are read."""
+    if settings.proxy.api_keys_file is not None:
+        yield ("proxy", "api_keys_file"), settings.proxy.api_keys_file, credentials.api_keys
+    if settings.admin.token_file is not None:
+        yield ("admin", "token_file"), settings.admin.token_file, credentials.token
+
+
+def _with_paths(section: SectionT, keys: tuple[str, ...], folder: FilePath) -> SectionT:
+    """A section with these keys, as far as they are written, made absolute paths."""
+    written = {key: value for key in keys if (value := getattr(section, key)) is not None}
+    return section.model_copy(update={key: _absolute(value, folder) for key, value in written.items()})
+
+
 def _mode(path: str) -> int:
     """The permissions of a file; 0 when there is none."""
     try:
         return os.stat(path).st_mode & 0o777
     except OSError:
         return 0
-
-
-def _shown(path: str) -> str:
-    return shortened(path if path.isprintable() else repr(path), 250)
 
 
 def _absolute(text: str, folder: FilePath) -> str:

@@ -4,6 +4,7 @@ Each rule looks at the settings with everything filled in (`derive`) and at thos
 blame a key that is in the file and say where a value that is not came from.
 """
 
+import ipaddress
 import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -204,7 +205,7 @@ def owned_settings_are_not_set(written: Settings, settings: Settings) -> Iterato
 
 
 def addresses_can_be_listened_on(written: Settings, settings: Settings) -> Iterator[Problem]:
-    """All addresses are some, differ, and only this machine reaches the admin one."""
+    """All addresses are some, differ, and only this machine reaches the admin one, unless a token is asked for."""
     proxy_path, admin_path, agent_path = ("proxy", "listen"), ("admin", "listen"), ("admin", "agent_listen")
     agent_listen = settings.admin.agent_listen
     addresses = {}
@@ -218,11 +219,12 @@ def addresses_can_be_listened_on(written: Settings, settings: Settings) -> Itera
         except ValueError as error:
             yield Problem(path, str(error))
     proxy, admin, agent = addresses.get(proxy_path), addresses.get(admin_path), addresses.get(agent_path)
-    if admin and not admin.loopback:
+    if admin and not admin.loopback and settings.admin.token_file is None:
         yield Problem(
             admin_path,
-            f"{admin.host!r} can be reached from other machines, and the admin API has no authentication yet; "
-            "allowed: loopback, as in 127.0.0.1:7998 or [::1]:7998",
+            f"{admin.host!r} can be reached from other machines, and whoever reaches it may give orders; "
+            "allowed: with admin.token_file, or loopback, as in 127.0.0.1:7998 or [::1]:7998",
+            (("admin", "token_file"),),
         )
     elif proxy and admin and proxy.clashes_with(admin):
         paths = [admin_path, proxy_path] if "listen" in written.admin.model_fields_set else [proxy_path, admin_path]
@@ -232,6 +234,16 @@ def addresses_can_be_listened_on(written: Settings, settings: Settings) -> Itera
         if agent and other and agent.clashes_with(other):
             message = f"clashes with {'.'.join(path)}, {other}; allowed: two different ports"
             yield Problem(agent_path, message, (agent_path, path))
+
+
+def trusted_proxies_are_networks(written: Settings, settings: Settings) -> Iterator[Problem]:
+    """Each is an address or a network without host bits: 10.0.0.1/8 might be meant as one or as the other."""
+    for index, text in enumerate(settings.proxy.trusted_proxies):
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            message = f"{error}; allowed: an IP address or a network, as in 10.0.0.5, 10.0.0.0/8 or fd00::/8"
+            yield Problem(("proxy", "trusted_proxies", index), message)
 
 
 RULES: tuple[Rule, ...] = (
@@ -246,6 +258,7 @@ RULES: tuple[Rule, ...] = (
     attached.urls_lead_elsewhere,
     attached.controls_are_not_shared,
     addresses_can_be_listened_on,
+    trusted_proxies_are_networks,
 )
 
 

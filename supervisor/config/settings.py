@@ -17,6 +17,7 @@ from supervisor.core.policy import BatchPolicy, Eviction, Policy, ResidencyPolic
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Environment = Annotated[Mapping[str, str], Mappings]
+FileName = Annotated[str, Field(min_length=1)]
 GpuUuid = Annotated[
     str, Field(pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$", examples=["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"])
 ]
@@ -160,7 +161,8 @@ class ModelSettings(Section):
     long as that one answers, and nothing is started for it. In place of `model_id`. Default null: we run it."""
 
     api_key_file: Annotated[str, Field(min_length=1)] | None = None
-    """File with the API key of the Infinity at `url`, read whenever that one has come (back). Default null: no key."""
+    """File with the API key of the Infinity at `url`, read whenever that one has come (back). Default null: no key of
+    ours; it is shown its clients', unless `proxy.api_keys_file` asks for those itself."""
 
     systemd_unit: Annotated[str, Field(pattern=UNIT_NAME, examples=["infinity.service"])] | None = None
     """The service that runs the Infinity at `url`: it is stopped and started by systemctl like a model of our own.
@@ -210,6 +212,14 @@ class ProxySettings(Section):
     """What becomes of requests while the gate is closed. `hold`, the default: they wait for it to open, up to
     `queue.max_wait`. `refuse`: they get 503 at once, for behind a balancer that has somewhere else to go."""
 
+    trusted_proxies: Texts = ()
+    """Networks of proxies in front, such as 10.0.0.0/8 or ::1: from there, X-Forwarded-For says who the client is, in
+    the queue and in the log. From elsewhere it is not believed. Default: none."""
+
+    api_keys_file: FileName | None = None
+    """File with a line `NAME sha256:HEX` for each client: who has none of these keys gets 401, but at /health. Read
+    again whenever it changes; the name tells clients apart. Default null: nobody needs a key."""
+
     @property
     def address(self) -> Address:
         """`listen`, parsed."""
@@ -220,8 +230,16 @@ class AdminSettings(Section):
     """The control plane: status, metrics, orders."""
 
     listen: Annotated[str, Field(examples=["127.0.0.1:7998"])] = "127.0.0.1:7998"
-    """HOST:PORT on loopback, for whoever reaches it may give orders; port 0 takes any free one.
-    Default 127.0.0.1:7998."""
+    """HOST:PORT; port 0 takes any free one. Whoever reaches it may give orders, so beyond loopback it takes a
+    `token_file`. Default 127.0.0.1:7998."""
+
+    socket: FileName | None = None
+    """Unix socket that is listened on besides, with mode 0660: who may write to it may give orders, without a token.
+    Default null: none."""
+
+    token_file: FileName | None = None
+    """File with a token that callers of `listen` send as `Authorization: Bearer`; only /healthz and /readyz do without.
+    Read at the start and at each reload. Default null: no token, on loopback only."""
 
     agent_listen: Annotated[str, Field(examples=["10.0.0.5:7999"])] | None = None
     """HOST:PORT for HAProxy's agent-check: whoever connects is told in one line how much this supervisor can take.

@@ -157,7 +157,9 @@ class ClientConnection(asyncio.Protocol):
         handler = self._all.handler
         visit = self._visit = Visit(head.endpoint, reading.request_id(head.headers), self._all.loop.time())
         try:
-            asker = reading.asker(head.headers, self._remote, visit.arrived)
+            headers = head.headers
+            caller = handler.callers.identify(headers, self._remote, headers.get("x-forwarded-for"))
+            asker = reading.asker(headers, caller, visit.arrived)
             handler.admit(visit, head.length, asker)
             job = handler.submit(visit, raw, head.headers.get("content-type"), asker)
         except Refusal as refusal:

@@ -118,6 +118,8 @@ class Dispatcher(Hosting):
         now = self._loop.time()
         lane = self._lanes.asked_for(body)
         plan = understand(endpoint, body, lane.model.name, lane.model.max_inputs)
+        if lane.model.passes_keys and asker.credential is not None:
+            asker = asker._replace(headers={**asker.headers, "Authorization": asker.credential})
         self._numbers += 1
         priority = priority_of(asker.priority, plan.inputs)
         job = Job(self._numbers, endpoint, plan, asker, priority, place, arrived, self._loop.create_future())

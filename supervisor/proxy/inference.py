@@ -15,6 +15,7 @@ from supervisor.core.payload import Inference
 from supervisor.proxy import reading
 from supervisor.proxy.admission import Place
 from supervisor.proxy.answers import Answer
+from supervisor.proxy.callers import Callers
 from supervisor.proxy.dispatcher import Dispatcher
 from supervisor.proxy.jobs import Asker, Job, Reply
 from supervisor.proxy.observer import ProxyObserver
@@ -43,8 +44,9 @@ class Visit:
 class InferenceHandler:
     """Handles requests that run a model; `max_body_bytes` may change at any time."""
 
-    def __init__(self, dispatcher: Dispatcher, observer: ProxyObserver, max_body_bytes: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, observer: ProxyObserver, max_body_bytes: int, callers: Callers) -> None:
         self.max_body_bytes = max_body_bytes
+        self.callers = callers
         self._dispatcher = dispatcher
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -63,7 +65,7 @@ class InferenceHandler:
         code = CLIENT_GONE
         try:
             try:
-                asker = reading.asker(request.headers, request.remote, visit.arrived)
+                asker = reading.asker(request.headers, self.callers.of(request), visit.arrived)
                 place = self.admit(visit, reading.declared_size(request, self.max_body_bytes), asker)  # 1
                 raw = await reading.body(request, place, self.max_body_bytes, asker.deadline)  # 2
                 job = self.submit(visit, raw, request.headers.get("Content-Type"), asker)

@@ -74,7 +74,8 @@ class Asker(NamedTuple):
     """Who asks, how urgently and until when: what of a request's head matters for its turn.
 
     `client` tells clients apart, by key or address; `deadline` is on the loop's clock; `headers` are for the worker.
-    `mergeable`: nothing in the head makes its answer another than its neighbours'.
+    `mergeable`: nothing in the head makes its answer another than its neighbours'. `credential` is for a worker that
+    asks the clients themselves for keys, and nobody else.
     """
 
     client: str = ""
@@ -82,6 +83,7 @@ class Asker(NamedTuple):
     deadline: float | None = None
     headers: Mapping[str, str] = NO_HEADERS
     mergeable: bool = True
+    credential: str | None = None
 
 
 class Key(NamedTuple):
@@ -193,7 +195,8 @@ class Job:
         self.bands: tuple[Band, ...] = ()
         if asker.mergeable and isinstance(plan, Rows) and plan.key is not None:
             self.bands = bands(lambda at: plan.longest(at, at + 1), plan.inputs)
-            self.kind = (plan.key, priority)
+            # Nor do different keys: which of them the worker accepts is for it to say.
+            self.kind = (plan.key, priority, asker.headers.get("Authorization"))
             self.keys = (self.key,)
 
     @property

@@ -16,6 +16,7 @@ from yarl import URL
 
 from supervisor.core.endpoint import Endpoint
 from supervisor.proxy import reading
+from supervisor.proxy.callers import Caller
 from supervisor.proxy.dispatcher import Dispatcher
 from supervisor.proxy.refusals import Reason, Refusal
 from supervisor.proxy.upstream import CONNECT_SECONDS
@@ -34,6 +35,8 @@ _HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
+# Who a request is said to come from, by whom nobody knows: workers believe it from us (uvicorn does, from loopback).
+_SAID_BY_PROXIES: Final = frozenset({"forwarded", "x-real-ip"})
 # Ours to write: the worker's key, our own 100 Continue, and the id under which we log the request.
 _OURS: Final = frozenset({"authorization", "expect", "x-request-id"})
 _LOOK_AGAIN_SECONDS: Final = 0.5
@@ -60,7 +63,7 @@ class Passthrough:
         """Drop all connections."""
         await self._session.close()
 
-    async def __call__(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+    async def __call__(self, request: web.BaseRequest, request_id: str, caller: Caller) -> web.StreamResponse:
         """A worker's answer, streamed.
 
         Raises:
@@ -72,13 +75,19 @@ class Passthrough:
             raise Refusal(Reason.BAD_REQUEST, "The request target must be a path.")
         worker = await self._worker()
         with self._dispatcher.visit(worker):
-            return await self._through(worker, target, request, request_id)
+            return await self._through(worker, target, request, request_id, caller)
 
     async def _through(
-        self, worker: Endpoint, target: str, request: web.BaseRequest, request_id: str
+        self, worker: Endpoint, target: str, request: web.BaseRequest, request_id: str, caller: Caller
     ) -> web.StreamResponse:
         headers = _passed_on(request.headers)
-        headers["Authorization"] = f"Bearer {worker.api_key}"
+        if not caller.trusted:
+            for name in [name for name in headers if _from_proxies(name.lower())]:
+                del headers[name]
+        if worker.api_key:
+            headers["Authorization"] = f"Bearer {worker.api_key}"
+        elif caller.credential is not None:
+            headers["Authorization"] = caller.credential
         headers["x-request-id"] = request_id
         try:
             upstream = await self._session.request(
@@ -135,6 +144,10 @@ class Passthrough:
 
 def _passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     """The headers that are about the message, not about the connection it came on."""
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    named = {name.strip().lower() for line in headers.getall("Connection", ()) for name in line.split(",")}
     left_out = _HOP_BY_HOP | _OURS | named
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in left_out)
+
+
+def _from_proxies(name: str) -> bool:
+    return name in _SAID_BY_PROXIES or name.startswith("x-forwarded-")

@@ -7,13 +7,13 @@ import asyncio
 import math
 import random
 from collections.abc import Mapping
-from hashlib import blake2b
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 from aiohttp import web
 
 from supervisor.proxy.admission import Place
+from supervisor.proxy.callers import Caller, Headers
 from supervisor.proxy.jobs import Asker
 from supervisor.proxy.refusals import Reason, Refusal
 
@@ -30,12 +30,6 @@ _JSON_ONLY: Final[Mapping[str, str]] = MappingProxyType({"Content-Type": _JSON})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Headers(Protocol):
-    """The headers of a request, found by their names in lower case."""
-
-    def get(self, name: str, /) -> str | None: ...
-
-
 def request_id(headers: Headers) -> str:
     """The client's `x-request-id`, or one of ours where there is none fit for a header and a log line."""
     given = headers.get("x-request-id")
@@ -50,27 +44,25 @@ def request_id(headers: Headers) -> str:
     return f"{_ids.getrandbits(128):032x}"
 
 
-def asker(headers: Headers, address: str | None, arrived: float) -> Asker:
+def asker(headers: Headers, caller: Caller, arrived: float) -> Asker:
     """Who asks: what the head says that matters for the request's turn, and what of it a worker is to see.
 
-    Clients are told apart by their API key, of which a hash is kept, or else by their address. A worker sees the
-    content type, and the origin for its CORS (INFINITY_PERMISSIVE_CORS), which makes the answer one of its own.
+    A worker sees the content type, and the origin for its CORS (INFINITY_PERMISSIVE_CORS), which makes the answer one
+    of its own.
 
     Raises:
         Refusal: `x-request-timeout-ms` is no number of milliseconds.
     """
-    client = address or ""
-    if (key := headers.get("authorization")) is not None:
-        client = blake2b(key.encode(errors="surrogateescape"), digest_size=8).hexdigest()
     content_type, origin = headers.get("content-type"), headers.get("origin")
     plain = content_type == _JSON and origin is None
     given = {"Content-Type": content_type, "Origin": origin}
     return Asker(
-        client=client,
+        client=caller.client,
         priority=headers.get("x-priority"),
         deadline=deadline(headers, arrived),
         headers=_JSON_ONLY if plain else {name: value for name, value in given.items() if value is not None},
         mergeable=plain,
+        credential=caller.credential,
     )
 
 

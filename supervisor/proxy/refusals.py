@@ -25,6 +25,7 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     TOO_LARGE = "too_large"
     UNKNOWN_MODEL = "unknown_model"
+    UNAUTHORIZED = "unauthorized"
     BAD_REQUEST = "bad_request"  # the HTTP around the body is wrong; the body itself is Infinity's to judge
     SLOW_BODY = "slow_body"
     POISON_INPUT = "poison_input"  # an input takes workers down
@@ -55,6 +56,7 @@ RULES: Final = {
     Reason.DEADLINE_EXCEEDED: Rule(504, "server_error"),
     Reason.TOO_LARGE: Rule(413, "invalid_request_error"),
     Reason.UNKNOWN_MODEL: Rule(400, "invalid_request_error"),
+    Reason.UNAUTHORIZED: Rule(401, "invalid_request_error"),
     Reason.BAD_REQUEST: Rule(400, "invalid_request_error"),
     Reason.SLOW_BODY: Rule(408, "invalid_request_error"),
     Reason.POISON_INPUT: Rule(500, "server_error", final=True),
@@ -111,6 +113,8 @@ class Refusal(SupervisorError):
             )
             headers["Retry-After"] = str(math.ceil(seconds))
             headers["retry-after-ms"] = str(math.ceil(seconds * 1000))  # openai's own: spreads clients within a second
+        if self.reason is Reason.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
         if rule.final or self.final:
             headers["x-should-retry"] = "false"
         return headers

@@ -10,7 +10,8 @@ class ServedModel:
     """A model as clients know it. `max_inputs` is its worker's INFINITY_MAX_CLIENT_BATCH_SIZE.
 
     `counts_characters`: its usage is a sum of characters, so that of a shared part can be split. `batch_size`: the most
-    rows that its worker runs together. Models of one `group` have the same worker.
+    rows that its worker runs together. Models of one `group` have the same worker. `passes_keys`: its worker is shown
+    what clients send as their key.
     """
 
     name: str
@@ -19,6 +20,7 @@ class ServedModel:
     counts_characters: bool = True
     batch_size: int = 32
     group: str | None = None
+    passes_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)

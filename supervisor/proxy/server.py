@@ -20,6 +20,7 @@ from supervisor.core.payload import Inference
 from supervisor.errors import StartError
 from supervisor.proxy import catalog, reading
 from supervisor.proxy.answers import Answer
+from supervisor.proxy.callers import Callers
 from supervisor.proxy.catalog import ModelEntry
 from supervisor.proxy.client_connection import PlainConnections
 from supervisor.proxy.dispatcher import SHUTTING_DOWN, Dispatcher
@@ -72,7 +73,8 @@ class ProxyServer:
         self._models_view = models_view
         self._observer = observer or NullObserver()
         self._loop = asyncio.get_running_loop()
-        self._infer = InferenceHandler(dispatcher, self._observer, max_body_bytes)
+        self.callers = Callers()
+        self._infer = InferenceHandler(dispatcher, self._observer, max_body_bytes, self.callers)
         self._pass = Passthrough(dispatcher, self._starting, max_body_bytes)
         self._http = web.Server(
             self._handle,
@@ -175,7 +177,7 @@ class ProxyServer:
             try:
                 if self._dispatcher.draining:
                     raise Refusal(Reason.DRAINING, SHUTTING_DOWN)
-                response = await self._pass(request, request_id)
+                response = await self._pass(request, request_id, self.callers.of(request))
             except Refusal as refusal:
                 response = self._refused(request, refusal, request_id)
             code = response.status
@@ -195,6 +197,7 @@ class ProxyServer:
         if path == _HEALTH:
             self._dispatcher.check_accepting()
             return Answer(200, catalog.health(), headers)
+        self.callers.of(request)  # only for a key, where one is needed: `/health` is as open as Infinity's
         limit = self._dispatcher.limits.max_requests
         body = catalog.models(self._models_view(), self._dispatcher.demand(), limit)
         return Answer(200, body, headers)

@@ -130,9 +130,9 @@ class HttpWorker:
         head = self._heads.get(key)
         if head is None:
             worker = self._endpoint
-            ours = {"Host": worker.authority, "Authorization": f"Bearer {worker.api_key}"}
+            ours = {"Authorization": f"Bearer {worker.api_key}"} if worker.api_key else {}
             if len(self._heads) >= _HEADS:
                 self._heads.clear()
-            lines = header_fields.lines({**ours, **headers})
+            lines = header_fields.lines({"Host": worker.authority, **headers, **ours})
             head = self._heads[key] = header_fields.encode(f"POST {endpoint.path} HTTP/1.1\r\n{lines}")
         return head

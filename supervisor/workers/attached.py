@@ -93,7 +93,7 @@ class Attached:
 
     async def _serves(self, endpoint: Endpoint) -> Endpoint:
         try:
-            return await until_ready(self._around.session(), endpoint)
+            return await until_ready(self._around.session(), endpoint, clients_keys=self._where.clients_keys)
         except NotReady as error:
             hint = "; is `api_key_file` right?" if "answers 401" in str(error) else ""
             raise NotReady(f"{self._url}: {error}{hint}") from error

@@ -44,6 +44,7 @@ class Elsewhere:
     """Where an Infinity listens that something else runs, and what gives us a hand on it: at most one of the two.
 
     `api_key_file` has its key, `pid_file` its process number, `systemd_unit` is the service that runs it.
+    `clients_keys`: where it asks for keys, its clients have them, and we have none.
     """
 
     host: str
@@ -51,6 +52,7 @@ class Elsewhere:
     api_key_file: str | None = None
     pid_file: str | None = None
     systemd_unit: str | None = None
+    clients_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)

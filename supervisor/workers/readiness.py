@@ -42,16 +42,17 @@ class NotYet(Exception):
     """Ask again; the text says what was seen."""
 
 
-async def until_ready(session: aiohttp.ClientSession, endpoint: Endpoint) -> Endpoint:
+async def until_ready(session: aiohttp.ClientSession, endpoint: Endpoint, *, clients_keys: bool = False) -> Endpoint:
     """Wait until the worker serves its model; returns the endpoint with what the model is capable of.
 
     Has no time limit of its own: how long a start may take without progress is the caller's to watch. Raises NotReady.
+    `clients_keys`: one that asks for a key is ready; who has one is for it to say, and nothing can be asked of it.
     """
     loop = asyncio.get_running_loop()
     stranger_since: float | None = None
     while True:
         try:
-            ready = replace(endpoint, capabilities=await _capabilities(session, endpoint))
+            ready = replace(endpoint, capabilities=await _capabilities(session, endpoint, clients_keys))
             await canary(session, ready)
             ready = replace(ready, version=await _version(session, ready))
         except (OSError, aiohttp.ClientError, TimeoutError):  # not open yet, or too busy to answer
@@ -89,12 +90,14 @@ async def _sing(session: aiohttp.ClientSession, endpoint: Endpoint) -> None:
         _check_numbers([max(label["score"] for label in item) for item in answer["data"]], len(texts), "scores")
 
 
-async def _capabilities(session: aiohttp.ClientSession, endpoint: Endpoint) -> frozenset[str]:
+async def _capabilities(session: aiohttp.ClientSession, endpoint: Endpoint, clients_keys: bool) -> frozenset[str]:
     """What the worker says about its model; NotYet when it does not list it."""
     status, _ = await _ask(session, endpoint, "GET", "/health")
     if status != 200:
         raise NotYet(f"/health answers {status}")
     status, answer = await _ask(session, endpoint, "GET", "/models")
+    if status == 401 and clients_keys:
+        return frozenset()
     try:
         listed = {item["id"]: item for item in answer["data"]} if status == 200 else {}
         if endpoint.model in listed:
@@ -134,12 +137,12 @@ async def _ask(
     timeout: float | None = _QUESTION_TIMEOUT,
 ) -> tuple[int, Any]:
     """Status and body, decoded where it is JSON."""
-    headers = {"authorization": f"Bearer {endpoint.api_key}", "content-type": "application/json"}
+    key = {"authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
     async with session.request(
         method,
         endpoint.base_url + path,
         data=None if body is None else orjson.dumps(body),
-        headers=headers,
+        headers={**key, "content-type": "application/json"},
         timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=_QUESTION_TIMEOUT),
         allow_redirects=False,
     ) as response:

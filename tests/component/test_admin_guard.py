@@ -55,9 +55,10 @@ def test_origins(origin: str, host: str | None, expected: bool) -> None:
 
 def test_looks_need_no_origin_and_probes_no_host() -> None:
     """A GET with an Origin is answered (browsers hide the answer); probes come by any name; no Host is no browser."""
-    assert refusal("GET", "/api/v1/status", "localhost", "http://evil.example", "127.0.0.1") is None
-    assert refusal("GET", "/healthz", "pod-17.example", None, "127.0.0.1") is None
-    assert refusal("POST", "/api/v1/pause", None, None, "127.0.0.1") is None
+    foreign = {"Host": "localhost", "Origin": "http://evil.example"}
+    assert refusal("GET", "/api/v1/status", foreign, "127.0.0.1") is None
+    assert refusal("GET", "/healthz", {"Host": "pod-17.example"}, "127.0.0.1") is None
+    assert refusal("POST", "/api/v1/pause", {}, "127.0.0.1") is None
 
 
 async def test_a_web_page_cannot_pause_or_read() -> None:

@@ -50,6 +50,8 @@ CHANGES = [
     ("proxy: {listen: '127.0.0.1:1'}\n", Diff(needs_restart=("proxy.listen",))),
     ("admin: {listen: '127.0.0.1:1'}\n", Diff(needs_restart=("admin.listen",))),
     ("admin: {agent_listen: '127.0.0.1:1'}\n", Diff(needs_restart=("admin.agent_listen",))),
+    ("admin: {socket: /run/x}\n", Diff(needs_restart=("admin.socket",))),
+    ("proxy: {trusted_proxies: ['::1']}\n", Diff(live=("proxy.trusted_proxies",))),
     ("proxy: {when_paused: refuse}\n", Diff(live=("proxy.when_paused",))),
     ("state_dir: /srv/x\n", Diff(needs_restart=("state_dir",))),
     ("logging: {format: json, level: debug}\n", Diff(live=("logging.level",), needs_restart=("logging.format",))),

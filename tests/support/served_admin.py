@@ -17,8 +17,9 @@ from tests.support.fake_control import FakeControl
 class ServedAdmin:
     """The fake control and where it can be reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: str | None = None) -> None:
         self.control = FakeControl()
+        self._token = token
         self.url = ""
         self._loop = asyncio.new_event_loop()
 
@@ -37,7 +38,7 @@ class ServedAdmin:
         self._loop.close()
 
     async def _serve(self, started: threading.Event, stop: threading.Event, socket: Path | None) -> None:
-        app = Api(self.control, Metrics(), EventStreams(self.control), "127.0.0.1").application()
+        app = Api(self.control, Metrics(), EventStreams(self.control), "127.0.0.1", self._token).application()
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0) if socket is None else web.UnixSite(runner, str(socket))
@@ -49,9 +50,9 @@ class ServedAdmin:
 
 
 @contextmanager
-def served_admin(socket: Path | None = None) -> Iterator[ServedAdmin]:
+def served_admin(socket: Path | None = None, token: str | None = None) -> Iterator[ServedAdmin]:
     """A listener for the time of the block."""
-    served, started, stop = ServedAdmin(), threading.Event(), threading.Event()
+    served, started, stop = ServedAdmin(token), threading.Event(), threading.Event()
     thread = threading.Thread(target=served.run, args=(started, stop, socket))
     thread.start()
     try:

@@ -104,6 +104,7 @@ class House:
         parts.journal = Journal()
         parts.monitor = Host()  # type: ignore[assignment]
         parts.proxy = SimpleNamespace(set_max_body_bytes=lambda _: None)  # type: ignore[assignment]
+        parts._let_in = lambda _: None  # type: ignore[method-assign]
         self.dispatcher = parts.dispatcher = Dispatcher(
             wiring.served_models(settings),
             wiring.queue_limits(settings, 16 * GIB),
