@@ -188,7 +188,7 @@ class PartRoom:
     def _look_for_plenty(self, kind: Inference) -> _Plenty:
         """The longest rows of which whole batches take little of the room."""
         memory, left = self._memory_of(kind), self._host.left(self)
-        found = _Plenty(0, 0, WAIT)
+        found = _Plenty(-1, 0, WAIT)  # not even of empty rows
         for power in range(SHORT, LONG):
             longest = 1 << power
             need = memory.predict(self.batch, longest)

@@ -52,6 +52,17 @@ async def test_parts_are_cut_to_the_room(limit: int, most: int) -> None:
         assert memory.kills == 0
 
 
+async def test_an_empty_text_may_be_the_first_that_a_model_gets() -> None:
+    """Nothing is known of its memory then, and nothing is shorter."""
+    memory = Memory(squared, 2048 * MIB)
+    async with world(peaks=memory) as w:
+        memory.place(w, w.up())
+        async with memory.sampled(w):
+            client = w.ask("a", raw=b'{"model": "a", "input": [""]}', within=5)
+            await client
+            assert status(client) == 200
+
+
 async def test_short_rows_with_plenty_of_memory_are_not_looked_at_one_by_one() -> None:
     """At 250 parts a second /proc is read for hardly any, and the parts are as large as without memory."""
     memory = Memory(squared, 64 << 30, seconds=0.004)
