@@ -127,7 +127,10 @@ class Daemon:
             await asyncio.sleep(EXTEND_EVERY)
 
     def _ticked(self) -> None:
-        self._manager.tick(status_line(self.parts.controller, self.parts.control.last_reload, self._stop.is_set()))
+        self._manager.tick(self._status_line())
+
+    def _status_line(self) -> str:
+        return status_line(self.parts.controller, self.parts.control.last_reload, self._stop.is_set())
 
     def _loop_ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -170,7 +173,7 @@ class Daemon:
             finally:
                 if not self._stop.is_set():
                     self._manager.ready(self.parts.settings.resource_monitor.check_interval)
-                    self._ticked()
+                    self._manager.show(self._status_line())
                 awaited.tell(began, faults)
 
     async def _reload(self) -> dict[str, Any]:

@@ -121,3 +121,15 @@ def test_a_step_that_fails_is_told_in_its_own_words(install: ModuleType) -> None
         install.run(["sh", "-c", "echo no luck >&2; exit 3"])
     with pytest.raises(install.SetupError, match="no-such-program: No such file"):
         install.run(["no-such-program"])
+
+
+def test_what_the_operator_wrote_goes_only_with_purge(install: ModuleType) -> None:
+    """Drop-ins of `systemctl edit` are config: an uninstall keeps them, as it keeps the rest."""
+    edited = install.UNITS / f"{install.SERVICE}.d"
+    edited.mkdir()
+    (edited / "override.conf").write_text("[Service]\nCPUWeight=10\n")
+    (install.UNITS / install.SERVICE).write_text("")
+    assert str(edited) not in " ".join(step.words for step in install.removal(purge=False))
+    step = next(step for step in install.removal(purge=True) if str(edited) in step.words)
+    step.take()
+    assert not edited.exists()

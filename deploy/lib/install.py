@@ -251,7 +251,8 @@ def removal(*, purge: bool) -> Iterable[Step]:
         yield Step(f"remove {' '.join(map(str, rules))}", lambda: remove_files(rules))
     if COMMAND.is_symlink() and str(INSTALLED) in os.readlink(COMMAND):
         yield Step(f"remove {COMMAND}", COMMAND.unlink)
-    for path in (INSTALLED, *(KEPT if purge else ())):
+    drop_ins = [UNITS / f"{name}.d" for name in (SERVICE, SOCKET)]
+    for path in (INSTALLED, *((*KEPT, *drop_ins) if purge else ())):
         if path.exists():
             yield Step(f"remove {path}", lambda path=path: shutil.rmtree(path))  # type: ignore[misc]
     if purge and run(["getent", "passwd", USER], check=False).returncode == 0:
@@ -263,7 +264,6 @@ def remove_units(names: Sequence[str]) -> None:
     run(["systemctl", "disable", "--now", *names], check=False)
     for name in names:
         (UNITS / name).unlink()
-        shutil.rmtree(UNITS / f"{name}.d", ignore_errors=True)
     run(["systemctl", "daemon-reload"])
 
 

@@ -38,7 +38,7 @@ class ServiceManager:
         self._notify = notify
         self._listens = listens
         self._untold: deque[str] = deque()
-        self._patience = watchdog
+        self._patience: float | None = None  # of its watchdog, as it was last told
         self._told = ""
         self._busy = False  # draining or reloading: each tick asks for more time
 
@@ -63,12 +63,15 @@ class ServiceManager:
         return cls(watchdog, daemon.notify, _probe(environ["NOTIFY_SOCKET"]))
 
     def ready(self, interval: float) -> None:
-        """Started, or done with a reload; ticks come every `interval` seconds from now on."""
+        """Started, or done with a reload; ticks come every `interval` seconds from now on.
+
+        The watchdog's patience is told only when it is another: to be told it is fed.
+        """
         self._busy = False
         lines = ["READY=1"]
-        if self._watchdog is not None:
-            self._patience = max(self._watchdog, _TICKS * interval)
-            lines.append(_usec("WATCHDOG_USEC", self._patience))
+        if self._watchdog is not None and (patience := max(self._watchdog, _TICKS * interval)) != self._patience:
+            self._patience = patience
+            lines.append(_usec("WATCHDOG_USEC", patience))
         self._say(*lines)
 
     def tick(self, status: str) -> None:
@@ -78,6 +81,13 @@ class ServiceManager:
             lines.append("WATCHDOG=1")
         if self._busy:
             lines.append(_usec("EXTEND_TIMEOUT_USEC", EXTENSION))
+        self._show(status, lines)
+
+    def show(self, status: str) -> None:
+        """This is how we are; no sign of life."""
+        self._show(status, [])
+
+    def _show(self, status: str, lines: list[str]) -> None:
         if status != self._told:
             lines.append(_status(status))
         if self._drained() and lines and self._say(*lines):
@@ -96,7 +106,9 @@ class ServiceManager:
         """This process is about to run another program, which says `ready` when it has started."""
         self.reloading()
         if self._watchdog is not None:
-            self._say(_usec("WATCHDOG_USEC", max(self._patience or 0.0, _UPGRADE_WITHIN)), _status("upgrading"))
+            self._say(
+                _usec("WATCHDOG_USEC", max(self._patience or self._watchdog, _UPGRADE_WITHIN)), _status("upgrading")
+            )
 
     def stopping(self) -> None:
         """We end: what was accepted is answered first."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -13,7 +14,7 @@ from supervisor.proxy.lane import Lane
 from supervisor.proxy.part import Part
 from supervisor.proxy.pump import Pump
 from supervisor.proxy.refusals import Reason
-from tests.support.dispatching import Sent, all_of, lost, world
+from tests.support.dispatching import Sent, World, all_of, lost, world
 
 pytestmark = pytest.mark.looptime
 
@@ -403,13 +404,18 @@ async def test_any_ready_worker_in_the_order_of_the_configuration() -> None:
         assert w.now == pytest.approx(started + 3)
 
 
+def visit(w: World) -> AbstractContextManager[None]:
+    """A visit to a worker that has just come up."""
+    w.up("a")
+    worker = w.dispatcher.ready_worker()
+    assert worker is not None
+    return w.dispatcher.visit(worker)
+
+
 async def test_a_visitor_holds_the_worker_until_its_last_byte_and_keeps_it_no_warmer() -> None:
     """What is passed through as it is (a page, metrics) is not cut off by an unload that comes in the middle."""
     async with world("a") as w:
-        w.up("a")
-        worker = w.dispatcher.ready_worker()
-        assert worker is not None
-        with w.dispatcher.visit(worker):
+        with visit(w):
             assert w.dispatcher.demand()["a"].leases == 1
             draining = asyncio.create_task(w.dispatcher.drain("a", 60))
             await asyncio.sleep(5)
@@ -421,10 +427,7 @@ async def test_a_visitor_holds_the_worker_until_its_last_byte_and_keeps_it_no_wa
 async def test_a_visitor_of_a_worker_that_is_gone_does_not_hold_the_next_one() -> None:
     """Its stream has ended with the worker, whenever it finds out."""
     async with world("a") as w:
-        w.up("a")
-        worker = w.dispatcher.ready_worker()
-        assert worker is not None
-        with w.dispatcher.visit(worker):
+        with visit(w):
             w.dispatcher.detach("a")
             w.up("a")
             assert w.dispatcher.demand()["a"].leases == 0

@@ -60,10 +60,12 @@ def test_a_life(listener: Listener) -> None:
     manager.reloading()
     manager.tick("rung warn\nREADY=1")
     manager.ready(1.0)
-    began, tick, done = listener.told()
+    manager.show("rung normal; last reload refused: a fault")
+    began, tick, done, shown = listener.told()
+    assert (done, shown) == (["READY=1"], ["STATUS=rung normal; last reload refused: a fault"]), "no sign of life"
     assert began[0] == "RELOADING=1"
     assert began[1].startswith("MONOTONIC_USEC=")
-    assert (tick, done[0]) == (["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=30000000"], "READY=1")
+    assert tick == ["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=30000000"]
     manager.stopping()
     manager.tick("stopping")
     assert listener.told() == [

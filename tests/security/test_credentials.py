@@ -95,15 +95,21 @@ def test_check_config_reads_the_files(tmp_path: Path) -> None:
     assert [fault.path for fault in check(file).faults] == ["proxy.api_keys_file", "admin.listen"]
 
 
+def started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Keys | None], ApiKeys]:
+    """A file with one key, what was made of it so far, and who looks at it all the time."""
+    monkeypatch.setattr("supervisor.credentials.LOOK_EVERY", 0.01)
+    file, used = folder / "keys", list[Keys | None]()
+    file.write_text(line("a", "one"))
+    keys = ApiKeys(used.append, str(file))
+    keys.start()
+    return file, used, keys
+
+
 async def test_a_changed_file_counts_within_seconds_and_a_bad_one_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Written anew or replaced; what can't be used, or is gone, leaves the keys in force."""
-    monkeypatch.setattr("supervisor.credentials.LOOK_EVERY", 0.01)
-    file, used = tmp_path / "keys", list[Keys | None]()
-    file.write_text(line("a", "one"))
-    keys = ApiKeys(used.append, str(file))
-    keys.start()
+    file, used, keys = started(tmp_path, monkeypatch)
     looking = asyncio.create_task(keys.run())
     try:
         for step in ("written", "replaced", "bad", "gone", "back"):
@@ -149,11 +155,7 @@ async def test_what_could_not_be_read_for_a_moment_is_read_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No descriptor was left just when the file had changed: it has not changed since, and counts all the same."""
-    monkeypatch.setattr("supervisor.credentials.LOOK_EVERY", 0.01)
-    file, used = tmp_path / "keys", list[Keys | None]()
-    file.write_text(line("a", "one"))
-    keys = ApiKeys(used.append, str(file))
-    keys.start()
+    file, used, keys = started(tmp_path, monkeypatch)
     with monkeypatch.context() as broken:
         broken.setattr("supervisor.credentials.api_keys", Mock(side_effect=ValueError("keys: too many open files")))
         file.write_text(line("b", "two two"))
