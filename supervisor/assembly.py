@@ -12,8 +12,8 @@ from typing import Any
 
 import structlog
 
+from supervisor import descriptors, wiring
 from supervisor import log as logs
-from supervisor import wiring
 from supervisor.admin.agent import AgentServer
 from supervisor.admin.server import AdminServer
 from supervisor.backstop import CpuBackstop
@@ -133,7 +133,12 @@ class Assembly:
         agent = settings.admin.agent_address
         self.agent = AgentServer(self.control.agent_line, (agent.host, agent.port) if agent is not None else None)
         self.proxy = ProxyServer(
-            self.dispatcher, settings.proxy.listen, settings.proxy.max_body_bytes, self._catalogue, self.metrics
+            self.dispatcher,
+            settings.proxy.listen,
+            settings.proxy.max_body_bytes,
+            self._catalogue,
+            self.metrics,
+            connections=descriptors.for_clients(),
         )
         self.proxy.callers.trusted = wiring.trusted_proxies(settings)
         self._keys = ApiKeys(self.proxy.callers.set_keys, settings.proxy.api_keys_file)

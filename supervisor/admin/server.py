@@ -11,14 +11,18 @@ from aiohttp import web
 from supervisor.admin.api import Api
 from supervisor.admin.control import Control
 from supervisor.admin.events import EventStreams
+from supervisor.admin.runner import BoundedRunner
 from supervisor.admin.unix_socket import UnixSocket
 from supervisor.errors import StartError
+from supervisor.http_connection import http_log
 from supervisor.metrics import Metrics
 
 # How long requests under way get when the daemon ends; those that wait for a model are not going to see it.
 CLOSE_SECONDS = 1.0
 # How long the rest of a body is still read after a refusal, so that the client gets to read why.
 LINGER_SECONDS = 1.0
+# Between two requests on a connection, and for the first one's head.
+KEEP_ALIVE_SECONDS = 75.0
 
 
 class AdminServer:
@@ -96,10 +100,12 @@ class AdminServer:
 
 
 async def _runner(api: Api) -> web.AppRunner:
-    runner = web.AppRunner(
+    runner = BoundedRunner(
         api.application(),
         access_log=None,
+        logger=http_log,
         handle_signals=False,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
         shutdown_timeout=CLOSE_SECONDS,
         lingering_time=LINGER_SECONDS,
     )

@@ -7,6 +7,7 @@ Owns the counters. A check and its reservation are one step without an await, so
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from supervisor.proxy.arrivals import Arrivals
 from supervisor.proxy.refusals import Reason, Refusal
 
 
@@ -42,8 +43,20 @@ class Place:
     def grow(self, size: int) -> None:
         """Reserve `size` bytes more, for a body that did not say how long it is; raises Refusal `queue_full`."""
         self._admission.check_bytes(size)
+        if not self._held:  # its body came too slowly, and was given up to make room just now
+            return
         self.bytes += size
         self._admission.bytes += size
+
+    @property
+    def held(self) -> bool:
+        """Whether it is still the request's."""
+        return self._held
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """Where its body is waited for."""
+        return self._admission.arrivals
 
     def give_back(self) -> None:
         """Nothing of the request waits any more."""
@@ -66,11 +79,12 @@ class Admission:
     `drain_estimate` says in how many seconds the queue will be empty: what a refused client is told to wait.
     """
 
-    __slots__ = ("_drain_estimate", "_limits", "bytes", "requests")
+    __slots__ = ("_drain_estimate", "_limits", "arrivals", "bytes", "requests")
 
     def __init__(self, limits: QueueLimits, drain_estimate: Callable[[], float]) -> None:
         self.requests = 0
         self.bytes = 0
+        self.arrivals = Arrivals()
         self._limits = limits
         self._drain_estimate = drain_estimate
 
@@ -85,6 +99,8 @@ class Admission:
             Refusal: `queue_full`, or `too_large` when it would not fit into an empty queue either.
         """
         if self.requests >= self._limits.max_requests:
+            self.arrivals.make_room()
+        if self.requests >= self._limits.max_requests:
             raise self._full(f"{self.requests} requests wait already (queue.max_requests)")
         self.check_bytes(size)
         self.requests += 1
@@ -98,6 +114,8 @@ class Admission:
             raise Refusal(
                 Reason.TOO_LARGE, f"The body is too large: {limit} bytes fit into the queue (queue.max_bytes)."
             )
+        if self.bytes + size > limit:
+            self.arrivals.make_room()
         if self.bytes + size > limit:
             raise self._full(f"{self.bytes + size} bytes would wait, {limit} may (queue.max_bytes)")
 

@@ -7,12 +7,15 @@ it, for good: all that is delicate in HTTP has one place. The steps of a request
 """
 
 import asyncio
-import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 import structlog
 from aiohttp import web
 
+from supervisor.connections import Connections
+from supervisor.http_connection import HttpConnection
 from supervisor.proxy import reading
 from supervisor.proxy.answers import Answer
 from supervisor.proxy.inference import CLIENT_GONE, InferenceHandler, Visit
@@ -29,12 +32,15 @@ AHEAD_BYTES: Final = 64 * 1024
 class PlainConnections:
     """Makes the connections, and closes those that are still plain; `aiohttp_server` takes over the others."""
 
-    def __init__(self, handler: InferenceHandler, aiohttp_server: web.Server, idle_seconds: float) -> None:
+    def __init__(
+        self, handler: InferenceHandler, aiohttp_server: web.Server, idle_seconds: float, connected: Connections
+    ) -> None:
         self.handler = handler
-        self.aiohttp_server = aiohttp_server
+        self.aiohttp_server: Callable[[], HttpConnection] = partial(HttpConnection, aiohttp_server, connected)
         self.idle_seconds = idle_seconds
         self.heads = PlainHeads()
         self.loop = asyncio.get_running_loop()
+        self.connected = connected
         self.open: set[ClientConnection] = set()
 
     def __call__(self) -> "ClientConnection":
@@ -110,19 +116,22 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self._transport = cast(asyncio.Transport, transport)
+        if not self._all.connected.add(self, self._transport):
+            self._refuse()
+            return
         self._all.open.add(self)
         self._idle_since = self._all.loop.time()
         # Not before: where no transport can be made, as when we stop listening right then, nobody ever ends a protocol.
         self._timer = self._all.loop.call_later(self._all.idle_seconds, self._look_if_idle)
         peer = transport.get_extra_info("peername")
         self._remote = str(peer[0]) if peer else ""
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left, or we closed it: what of its request waits is dropped."""
         visit, self._visit = self._visit, None
+        self._all.connected.discard(self)
+        if self._transport is not None:
+            self._all.connected.reader_took_it(self._transport)
         self._leave()
         if visit is not None:
             self._all.handler.end(visit, CLIENT_GONE)  # also in the middle of its answer
@@ -144,10 +153,14 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads slowly."""
         self._writable = False
+        if self._transport is not None:
+            self._all.connected.reader_waits(self._transport)
 
     def resume_writing(self) -> None:
         """It has read all but what the socket's buffers hold."""
         self._writable = True
+        if self._transport is not None:
+            self._all.connected.reader_took_it(self._transport)
         if self._code is not None:
             self._end(self._code)
 
@@ -212,6 +225,15 @@ class ClientConnection(asyncio.Protocol):
 
     # -- its end ----------------------------------------------------------------------------------------------------
 
+    def _refuse(self) -> None:
+        """All connections that there may be are busy."""
+        transport, self._transport = self._transport, None
+        assert transport is not None, "it has just been made"
+        refusal = Refusal(Reason.QUEUE_FULL, f"{len(self._all.connected)} connections are busy. Try again later.")
+        self._all.handler.refusal(refusal, reading.request_id({}), unread=True).write_to(transport)
+        transport.close()
+        self.ended.set_result(None)
+
     def _hand_over(self, data: bytes) -> None:
         """From now on this connection is aiohttp's."""
         transport = self._transport
@@ -220,6 +242,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._leave()
         successor = self._all.aiohttp_server()
+        self._all.connected.replace(self, successor)
         transport.set_protocol(successor)
         successor.connection_made(transport)
         successor.data_received(data)

@@ -20,6 +20,7 @@ from supervisor.proxy.callers import Caller
 from supervisor.proxy.dispatcher import Dispatcher
 from supervisor.proxy.refusals import Reason, Refusal
 from supervisor.proxy.upstream import CONNECT_SECONDS
+from supervisor.transfer import GRACE_SECONDS, allowed
 
 # RFC 9110, 7.6.1, and what `Connection` names besides.
 _HOP_BY_HOP: Final = frozenset(
@@ -40,6 +41,8 @@ _SAID_BY_PROXIES: Final = frozenset({"forwarded", "x-real-ip"})
 # Ours to write: the worker's key, our own 100 Continue, and the id under which we log the request.
 _OURS: Final = frozenset({"authorization", "expect", "x-request-id"})
 _LOOK_AGAIN_SECONDS: Final = 0.5
+# Each has a connection of its own to a worker, and no queue to wait in.
+AT_ONCE: Final = 256
 
 
 class Passthrough:
@@ -49,6 +52,7 @@ class Passthrough:
         self.max_body_bytes = max_body_bytes
         self._dispatcher = dispatcher
         self._starting = starting
+        self._now = 0  # requests under way
         # A connection for each request: a kept one may turn out closed, and a streamed body can't be sent twice.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
@@ -73,9 +77,16 @@ class Passthrough:
         target = request.rel_url.raw_path_qs
         if not target.startswith("/"):  # `OPTIONS *`, `CONNECT host:port`: it would become part of the worker's address
             raise Refusal(Reason.BAD_REQUEST, "The request target must be a path.")
-        worker = await self._worker()
-        with self._dispatcher.visit(worker):
-            return await self._through(worker, target, request, request_id, caller)
+        if self._now >= AT_ONCE:
+            text = f"{AT_ONCE} requests that are no inference are under way. Try again later."
+            raise Refusal(Reason.QUEUE_FULL, text)
+        self._now += 1
+        try:
+            worker = await self._worker()
+            with self._dispatcher.visit(worker):
+                return await self._through(worker, target, request, request_id, caller)
+        finally:
+            self._now -= 1
 
     async def _through(
         self, worker: Endpoint, target: str, request: web.BaseRequest, request_id: str, caller: Caller
@@ -131,13 +142,19 @@ class Passthrough:
 
     async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         await reading.say_continue(request)
-        size = 0
+        loop = asyncio.get_running_loop()
+        began, size = loop.time(), 0
         try:
-            async for chunk in request.content.iter_any():
+            while not request.content.at_eof():
+                until = min(loop.time() + GRACE_SECONDS, began + allowed(size, GRACE_SECONDS))
+                async with asyncio.timeout_at(until):
+                    chunk = await request.content.readany()
                 size += len(chunk)
                 if size > self.max_body_bytes:
                     raise reading.too_large(self.max_body_bytes)
                 yield chunk
+        except TimeoutError:
+            raise reading.too_slow() from None
         except web.RequestPayloadError as error:
             raise reading.unreadable(error) from error
 

@@ -16,9 +16,8 @@ from supervisor.proxy.admission import Place
 from supervisor.proxy.callers import Caller, Headers
 from supervisor.proxy.jobs import Asker
 from supervisor.proxy.refusals import Reason, Refusal
+from supervisor.transfer import GRACE_SECONDS
 
-# A body of which nothing comes for so long (s) holds a place in the queue for nobody.
-IDLE_SECONDS: Final = 30.0
 # A day: longer than any client waits, and far from where floats lose milliseconds.
 LONGEST_TIMEOUT_MS: Final = 86_400_000
 _LONGEST_ID: Final = 128
@@ -108,26 +107,25 @@ async def body(request: web.BaseRequest, place: Place, limit: int, until: float 
         _take(place, len(whole), limit)
         return whole
     await say_continue(request)
-    chunks: list[bytes] = []
-    size = 0
+    read = bytearray()  # a list of chunks of a byte each would hold 40 times what was reserved
     loop = asyncio.get_running_loop()
-    too_slow_at = 0.0
     try:
-        while not content.at_eof():
-            too_slow_at = loop.time() + IDLE_SECONDS
-            async with asyncio.timeout_at(too_slow_at if until is None else min(until, too_slow_at)):
+        async with place.arrivals.expected(place, until) as arrival:
+            while not content.at_eof():
                 chunk = await content.readany()
-            size += len(chunk)
-            _take(place, size, limit)
-            chunks.append(chunk)
+                read += chunk
+                arrival.came(len(chunk), loop.time())
+                _take(place, len(read), limit)
     except TimeoutError:
-        if until is not None and until <= too_slow_at:
+        if arrival.overslept:
             text = "The time that x-request-timeout-ms allows was over before the body had come."
             raise Refusal(Reason.DEADLINE_EXCEEDED, text) from None
-        raise Refusal(Reason.SLOW_BODY, f"Nothing of the body came for {IDLE_SECONDS:.0f} s.") from None
+        raise too_slow() from None
     except web.RequestPayloadError as error:
         raise unreadable(error) from error
-    return b"".join(chunks)
+    if not place.held:  # given up at the very moment when its end came
+        raise too_slow()
+    return bytes(read)
 
 
 async def say_continue(request: web.BaseRequest) -> None:
@@ -150,6 +148,12 @@ def too_large(limit: int) -> Refusal:
     return Refusal(
         Reason.TOO_LARGE, f"The body is larger than {limit} bytes (proxy.max_body_bytes). Send fewer inputs."
     )
+
+
+def too_slow() -> Refusal:
+    """The refusal of a body that does not come, or so slowly that it keeps others out."""
+    allowed = f"{GRACE_SECONDS:.0f} s are allowed without any of it, less while the queue is full"
+    return Refusal(Reason.SLOW_BODY, f"The body did not come: {allowed}.")
 
 
 def unreadable(error: Exception) -> Refusal:

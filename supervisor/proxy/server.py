@@ -5,7 +5,6 @@ low-level server when something else comes.
 """
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -13,11 +12,13 @@ from typing import Final
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
+from supervisor.connections import Connections
 from supervisor.core.model import ModelState
 from supervisor.core.payload import Inference
+from supervisor.descriptors import MOST_CLIENTS
 from supervisor.errors import StartError
+from supervisor.http_connection import http_log
 from supervisor.proxy import catalog, reading
 from supervisor.proxy.answers import Answer
 from supervisor.proxy.callers import Callers
@@ -47,18 +48,11 @@ _MODELS: Final = frozenset({"/models", "/v1/models"})
 _HEALTH: Final = "/health"
 
 
-def _worth_logging(record: logging.LogRecord) -> bool:
-    """Whoever sends bad HTTP gets a 400, and who leaves while he is answered gets nothing: neither a traceback."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
-
-
-# What aiohttp itself has to say; a fault in a handler never gets that far.
-http_log = logging.getLogger("supervisor.proxy.http")
-http_log.addFilter(_worth_logging)
-
-
 class ProxyServer:
-    """Serves `listen` ("host:port"; port 0 picks one, see `port`). `models_view` lists the configured models."""
+    """Serves `listen` ("host:port"; port 0 picks one, see `port`) on at most so many `connections` at once.
+
+    `models_view` lists the configured models.
+    """
 
     def __init__(
         self,
@@ -67,6 +61,8 @@ class ProxyServer:
         max_body_bytes: int,
         models_view: Callable[[], Sequence[ModelEntry]],
         observer: ProxyObserver | None = None,
+        *,
+        connections: int = MOST_CLIENTS,
     ) -> None:
         self._dispatcher = dispatcher
         self._listen = listen
@@ -85,7 +81,9 @@ class ProxyServer:
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             lingering_time=LINGER_SECONDS,
         )
-        self._plain = PlainConnections(self._infer, self._http, KEEP_ALIVE_SECONDS)
+        # Answers that wait for their readers may hold as much as requests that wait for their turn.
+        self._connections = Connections(connections, lambda: dispatcher.limits.max_bytes)
+        self._plain = PlainConnections(self._infer, self._http, KEEP_ALIVE_SECONDS, self._connections)
         self._listeners: list[asyncio.Server] = []
 
     @property
@@ -94,6 +92,11 @@ class ProxyServer:
         assert self._listeners, "it does not listen"
         port: int = self._listeners[0].sockets[0].getsockname()[1]
         return port
+
+    @property
+    def connected(self) -> int:
+        """How many connections clients have."""
+        return len(self._connections)
 
     def set_max_body_bytes(self, size: int) -> None:
         """Bodies beyond this are refused from now on."""

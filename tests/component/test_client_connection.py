@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from supervisor.proxy import reading
+from supervisor.proxy import arrivals
 from supervisor.proxy.answers import Answer
 from supervisor.proxy.client_connection import AHEAD_BYTES, ClientConnection
 from tests.support.proxying import Setup, eventually, expected, head, proxied
@@ -805,7 +805,7 @@ def test_both_ways_answer_alike(loop: str, monkeypatch: pytest.MonkeyPatch) -> N
     Alike is every answer but for its date and the ids and times in it, what the worker gets to see, for whom the
     request counts, and what is counted.
     """
-    monkeypatch.setattr(reading, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(arrivals, "GRACE_SECONDS", 0.5)
     counted = {True: 0, False: 0}
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         context = watched(max_body_bytes=LIMIT)

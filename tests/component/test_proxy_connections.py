@@ -11,7 +11,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from supervisor.proxy import reading
+from supervisor.proxy import arrivals
 from tests.support.proxying import Setup, eventually, expected, head, proxied
 
 BODY = b'{"model": "m", "input": "a"}'
@@ -144,7 +144,7 @@ async def test_a_client_that_asks_first_is_told(full: bool) -> None:
 
 async def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It held a place in the queue for nobody."""
-    monkeypatch.setattr(reading, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(arrivals, "GRACE_SECONDS", 0.2)
     async with proxied() as p, p.raw() as (reader, writer):
         writer.write(post(BODY[:5], length=len(BODY)))
         status, headers = await head(reader)
@@ -225,7 +225,7 @@ async def test_bad_http_is_refused_and_closed(garbage: bytes, caplog: pytest.Log
 
 async def test_bad_chunks_are_refused_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that breaks its own rules is no request (aiohttp tells it like one that stops coming)."""
-    monkeypatch.setattr(reading, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(arrivals, "GRACE_SECONDS", 0.2)
     async with proxied() as p, p.raw() as (reader, writer):
         head_ = b"POST /embeddings HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         writer.write(head_ + b"5\r\nhello\r\n")

@@ -252,9 +252,10 @@ def _parsed(body: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def running(folder: Path, more: dict[str, Any]) -> Iterator[Daemon]:
+def running(folder: Path, more: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[Daemon]:
     """A running daemon; ended at the end, whatever happened, with all its workers."""
     daemon = Daemon(folder, config(folder, more))
+    daemon.before = before
     try:
         daemon.start()
         yield daemon
