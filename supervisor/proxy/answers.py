@@ -17,6 +17,9 @@ from aiohttp.http import HttpVersion11
 
 from supervisor.proxy import header_fields
 
+SERVER: Final = "infinity-supervisor"
+JSON: Final = "application/json"
+
 # Up to here one copy is cheaper than a second write to the socket (5 to 20 us).
 COPIED_BYTES: Final = 64 * 1024
 _PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}

@@ -167,8 +167,13 @@ class ClientConnection(asyncio.Protocol):
     # -- one request ------------------------------------------------------------------------------------------------
 
     def _serve(self, head: PlainHead, raw: bytes) -> None:
-        handler = self._all.handler
-        visit = self._visit = Visit(head.endpoint, reading.request_id(head.headers), self._all.loop.time())
+        handler, now = self._all.handler, self._all.loop.time()
+        if self._writable and not self._closing and (again := handler.refused_lately(head, self._remote, now)):
+            assert self._transport is not None, "a request has come on it"
+            self._idle_since = now
+            self._transport.write(again)
+            return
+        visit = self._visit = Visit(head.endpoint, reading.request_id(head.headers), now)
         try:
             headers = head.headers
             caller = handler.callers.identify(headers, self._remote, headers.get("x-forwarded-for"))
@@ -176,6 +181,7 @@ class ClientConnection(asyncio.Protocol):
             handler.admit(visit, head.length, asker)
             job = handler.submit(visit, raw, head.headers.get("content-type"), asker)
         except Refusal as refusal:
+            handler.told(head, self._remote, visit, refusal)
             self._write(handler.refuse(visit, refusal))
         except Exception:  # whatever it is, it is one request's: the client gets an answer, the log the details
             log.exception("request_failed", path=head.endpoint.path, request_id=visit.request_id)

@@ -14,15 +14,15 @@ from supervisor.core.body import read_body
 from supervisor.core.payload import Inference
 from supervisor.proxy import reading
 from supervisor.proxy.admission import Place
-from supervisor.proxy.answers import Answer
+from supervisor.proxy.answers import JSON, SERVER, Answer
 from supervisor.proxy.callers import Callers
 from supervisor.proxy.dispatcher import Dispatcher
 from supervisor.proxy.jobs import Asker, Job, Reply
 from supervisor.proxy.observer import ProxyObserver
+from supervisor.proxy.plain_head import PlainHead
 from supervisor.proxy.refusals import Refusal
+from supervisor.proxy.refused_lately import RefusedLately
 
-SERVER: Final = "infinity-supervisor"
-JSON: Final = "application/json"
 # nginx's code for a client that left before its answer was written.
 CLIENT_GONE: Final = 499
 
@@ -51,6 +51,7 @@ class InferenceHandler:
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._jitter = random.Random()
+        self._lately = RefusedLately()
 
     async def __call__(self, request: web.BaseRequest, endpoint: Inference, request_id: str) -> web.StreamResponse:
         """Answer one request.
@@ -115,6 +116,20 @@ class InferenceHandler:
         if unread or self._dispatcher.leaving:
             response.force_close()  # the rest of the body would be taken for the next request
         return response
+
+    def refused_lately(self, head: PlainHead, peer: str, now: float) -> bytes | None:
+        """The whole answer to a request of which only the head was looked at, if its client was refused just now."""
+        told = self._lately.told(head, peer, now)
+        if told is None or self._dispatcher.leaving:
+            return None
+        self._observer.refused(str(told.reason))
+        self._observer.request_done(head.endpoint.value, None, told.status, 0.0)
+        return told.answer(reading.request_id(head.headers), self._jitter)
+
+    def told(self, head: PlainHead, peer: str, visit: Visit, refusal: Refusal) -> None:
+        """A client was refused by its head alone."""
+        if visit.place is None:
+            self._lately.tell(head, peer, refusal, self._loop.time())
 
     def end(self, visit: Visit, code: int) -> None:
         """Its answer is written to the last byte, or its client has left (CLIENT_GONE)."""

@@ -3,10 +3,10 @@
 Owns the table; whoever refuses names a reason and says what happened and what to do about it.
 """
 
-import math
 import random
 from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil
 from typing import Final
 
 import orjson
@@ -100,24 +100,32 @@ class Refusal(SupervisorError):
         return _error(str(self), RULES[self.reason].type, self.param, str(self.reason))
 
     def headers(self, jitter: random.Random) -> dict[str, str]:
-        """The headers that tell a program about it.
+        """The headers that tell a program about it."""
+        seconds = self.retry_seconds(jitter)
+        if seconds is None:
+            return self.fixed_headers()
+        # The second one is openai's own: it spreads clients within a second.
+        return self.fixed_headers() | {"Retry-After": str(ceil(seconds)), "retry-after-ms": str(ceil(seconds * 1000))}
 
-        `Retry-After` is drawn from the upper half above the estimate: a constant would bring all the clients that were
-        refused together back together (envoy, openai-python: both obey it to the second).
-        """
+    def fixed_headers(self) -> dict[str, str]:
+        """Those that are the same whoever is refused, and when."""
         headers = {"x-supervisor-reason": str(self.reason)}
-        rule = RULES[self.reason]
-        if rule.retry_after is not None:
-            seconds = min(
-                max(rule.retry_after, self.retry_after or 0.0) * jitter.uniform(1.0, 1.5), LONGEST_RETRY_AFTER
-            )
-            headers["Retry-After"] = str(math.ceil(seconds))
-            headers["retry-after-ms"] = str(math.ceil(seconds * 1000))  # openai's own: spreads clients within a second
         if self.reason is Reason.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
-        if rule.final or self.final:
+        if RULES[self.reason].final or self.final:
             headers["x-should-retry"] = "false"
         return headers
+
+    def retry_seconds(self, jitter: random.Random) -> float | None:
+        """In how many seconds to come again, None if coming again is no use.
+
+        Drawn from the upper half above the estimate: a constant would bring all the clients that were refused together
+        back together (envoy, openai-python: both obey it to the second).
+        """
+        least = RULES[self.reason].retry_after
+        if least is None:
+            return None
+        return min(max(least, self.retry_after or 0.0) * jitter.uniform(1.0, 1.5), LONGEST_RETRY_AFTER)
 
 
 class UnknownModelRefusal(Refusal):

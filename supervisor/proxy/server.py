@@ -20,12 +20,12 @@ from supervisor.descriptors import MOST_CLIENTS
 from supervisor.errors import StartError
 from supervisor.http_connection import http_log
 from supervisor.proxy import catalog, reading
-from supervisor.proxy.answers import Answer
+from supervisor.proxy.answers import JSON, SERVER, Answer
 from supervisor.proxy.callers import Callers
 from supervisor.proxy.catalog import ModelEntry
 from supervisor.proxy.client_connection import PlainConnections
 from supervisor.proxy.dispatcher import SHUTTING_DOWN, Dispatcher
-from supervisor.proxy.inference import CLIENT_GONE, JSON, SERVER, InferenceHandler
+from supervisor.proxy.inference import CLIENT_GONE, InferenceHandler
 from supervisor.proxy.observer import NullObserver, ProxyObserver
 from supervisor.proxy.passthrough import Passthrough
 from supervisor.proxy.plain_head import paths
